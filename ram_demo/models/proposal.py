@@ -1,0 +1,119 @@
+"""A model with its tokenizer, loaded and frozen: the proposal, or another base that aligners stand on.
+
+Knows the chat template and the end-of-text ids; knows nothing of aligners or decoding.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
+
+from ram_demo.errors import UserError
+from ram_demo.models import lean, vocabulary
+from ram_demo.models.language_model import LanguageModel
+from ram_demo.models.reference import ReferenceModel
+from ram_demo.models.sources import Source
+
+# Special tokens that end a turn or a text in the chat formats in use, wherever a model's own files forget one.
+END_TOKENS = ("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end_of_text|>", "</s>", "<end_of_turn>", "<|end|>")
+CONTENT = "\N{OBJECT REPLACEMENT CHARACTER}prompt\N{OBJECT REPLACEMENT CHARACTER}"
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """P_M: frozen weights behind `LanguageModel`, and the tokenizer that every aligner must share."""
+
+    source: Source
+    model: LanguageModel
+    tokenizer: PreTrainedTokenizerBase
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return vocabulary.fingerprint(self.tokenizer)
+
+    @cached_property
+    def end_ids(self) -> frozenset[int]:
+        return end_ids(self.source.path, self.tokenizer)
+
+    def encode_prompt(self, prompt: str) -> list[int]:
+        return encode_prompt(self.tokenizer, prompt)
+
+
+def load(source: Source, device: str, dtype: str) -> Proposal:
+    """Load what `source` names. device: auto, cpu, cuda...; dtype: auto, float32, bfloat16, float16."""
+    where = pick_device(device)
+    config = read_config(source.path)
+    is_lean = lean.supports(config)
+    engine = lean.LeanModel if is_lean else ReferenceModel
+    return Proposal(source, engine(source.path, where, pick_dtype(dtype, where, is_lean)), load_tokenizer(source.path))
+
+
+def pick_device(device: str) -> torch.device:
+    try:
+        chosen = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"There is no device {device!r} here: {str(error).splitlines()[0]}") from error
+    return chosen
+
+
+def pick_dtype(dtype: str, device: torch.device, is_lean: bool) -> torch.dtype:
+    """auto: bfloat16 on an accelerator; on a CPU float16 weights where their quick product exists, else float32."""
+    if dtype != "auto":
+        chosen = getattr(torch, dtype)
+        if chosen == torch.float16 and device.type == "cpu" and not (is_lean and lean.has_packed_float16()):
+            raise UserError("float16 on this CPU and architecture is not available; use auto, float32 or bfloat16.")
+        return chosen
+    if device.type != "cpu":
+        return torch.bfloat16
+    return torch.float16 if is_lean and lean.has_packed_float16() else torch.float32
+
+
+def read_config(folder: Path):
+    """The model's configuration. Raises UserError if it would need remote code or is unknown."""
+    try:
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{folder.name} is of no architecture that can be loaded without its own code.") from error
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    try:
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{folder.name} has no tokenizer that can be loaded.") from error
+
+
+def end_ids(folder: Path, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """Every id that ends a text: the files name one, or a list, or forget it (a known trap)."""
+    named: list = [tokenizer.eos_token_id, getattr(read_config(folder), "eos_token_id", None)]
+    if (folder / "generation_config.json").is_file():
+        named.append(GenerationConfig.from_pretrained(folder).eos_token_id)
+    flat = [i for entry in named for i in (entry if isinstance(entry, list) else [entry])]
+    added = {token.content: i for i, token in tokenizer.added_tokens_decoder.items()}
+    return frozenset(i for i in flat + [added.get(token) for token in END_TOKENS] if i is not None)
+
+
+def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
+    """The ids of `prompt` in the tokenizer's chat template, ready for an answer; as it is if there is no template.
+
+    The template is laid out around a placeholder and the prompt is encoded apart from it, so that control tokens which
+    a person types (such as `<|im_end|>`) are read as text and cannot end the turn.
+    """
+    text = prompt.encode("utf-8", "replace").decode("utf-8").strip()  # lone surrogates cannot be encoded
+    if not text:
+        raise UserError("The prompt is empty.")
+    if tokenizer.chat_template is None:
+        return tokenizer.encode(text, split_special_tokens=True)
+    laid_out = tokenizer.apply_chat_template(
+        [{"role": "user", "content": CONTENT}], add_generation_prompt=True, tokenize=False
+    )
+    before, after = laid_out.split(CONTENT)
+    plain = {"add_special_tokens": False}
+    return [
+        *tokenizer.encode(before, **plain),
+        *tokenizer.encode(text, split_special_tokens=True, **plain),
+        *tokenizer.encode(after, **plain),
+    ]

@@ -1,0 +1,79 @@
+"""The same rows through transformers and PEFT: the reference for `lean`, and the path of every other architecture.
+
+Row-wise adapters are PEFT's mixed batches (`adapter_names`). Slower than `lean`, and kept because others maintain it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from torch import Tensor
+from transformers import AutoModelForCausalLM, DynamicCache
+
+from ram_demo.errors import UserError
+from ram_demo.models.lora import read_pairs
+
+NO_ADAPTER = "__base__"  # PEFT's name for a row without one
+
+
+@dataclass
+class ReferenceRows:
+    cache: DynamicCache
+    adapters: tuple[str | None, ...]
+
+
+class ReferenceModel:
+    """Any causal LM that transformers loads from safetensors (see `language_model.LanguageModel`)."""
+
+    engine = "transformers"
+
+    def __init__(self, folder: Path, device: torch.device, dtype: torch.dtype):
+        try:
+            model = AutoModelForCausalLM.from_pretrained(
+                folder, dtype=dtype, use_safetensors=True, trust_remote_code=False, local_files_only=True
+            )
+        except (OSError, ValueError, KeyError) as error:
+            raise UserError(f"{folder.name} cannot be loaded as a causal language model: {error}") from error
+        self.model = model.to(device).eval().requires_grad_(False)
+        self.device, self.precision = device, str(dtype).removeprefix("torch.")
+        self.vocab_size = model.get_output_embeddings().weight.shape[0]
+        self.context = getattr(model.config, "max_position_embeddings", None) or model.config.n_positions
+
+    def add_adapter(self, name: str, folder: Path) -> None:
+        read_pairs(folder)  # refuses what cannot be a row, with the same sentences as the lean path
+        try:
+            if isinstance(self.model, PeftModel):
+                self.model.load_adapter(folder, adapter_name=name)
+            else:
+                self.model = PeftModel.from_pretrained(self.model, folder, adapter_name=name).eval()
+        except (ValueError, RuntimeError) as error:
+            raise UserError(f"The adapter does not fit this model: {error}") from error
+
+    def remove_adapter(self, name: str) -> None:
+        if len(self.model.peft_config) == 1:
+            self.model = self.model.unload()
+        else:
+            self.model.delete_adapter(name)
+
+    @torch.inference_mode()
+    def prefill(self, ids: Sequence[int], adapters: Sequence[str | None], room: int) -> tuple[Tensor, ReferenceRows]:
+        rows = ReferenceRows(DynamicCache(config=self.model.config), tuple(adapters))
+        return self._forward(torch.tensor(ids, device=self.device).repeat(len(adapters), 1), rows), rows
+
+    @torch.inference_mode()
+    def step(self, tokens: Tensor, rows: ReferenceRows) -> Tensor:
+        return self._forward(tokens[:, None], rows)
+
+    def select(self, rows: ReferenceRows, index: Sequence[int]) -> ReferenceRows:
+        if list(index) != list(range(len(rows.adapters))):
+            rows.cache.batch_select_indices(torch.tensor(index, device=self.device))
+        return ReferenceRows(rows.cache, tuple(rows.adapters[i] for i in index))
+
+    def _forward(self, tokens: Tensor, rows: ReferenceRows) -> Tensor:
+        named = {}
+        if isinstance(self.model, PeftModel):
+            named = {"adapter_names": [adapter or NO_ADAPTER for adapter in rows.adapters]}
+        out = self.model(tokens, past_key_values=rows.cache, use_cache=True, logits_to_keep=1, **named)
+        return out.logits[:, -1].float()
