@@ -1,0 +1,37 @@
+"""Proposing: which tokens the proposal puts forward at one step (design, formula 1). Pure functions over tensors."""
+
+import torch
+from torch import Tensor
+
+HEAD = 512  # tokens looked at first; a nucleus that is wider costs one full sort
+
+
+def nucleus(l_p: Tensor, temperature_p: float, top_p: float, top_k: int) -> tuple[Tensor, Tensor]:
+    """N and Pt: the smallest set whose mass under softmax(l_P / T_P) reaches top_p, cut to top_k if that is above 0.
+
+    l_p: raw logits, float32 [V]. Returns ids int64 [n], most probable first, and log Pt float32 [n], renormalised on N.
+    n is at least 1. Raises FloatingPointError if the logits are not numbers.
+    """
+    log_p = torch.log_softmax(l_p / temperature_p, -1)
+    values, ids = log_p.topk(min(HEAD, log_p.shape[-1]))
+    if not torch.isfinite(values[0]):
+        raise FloatingPointError("the proposal's logits are not finite")
+    if values.exp().sum() < top_p and (top_k == 0 or top_k > HEAD):
+        values, ids = log_p.sort(descending=True, stable=True)
+    # A token belongs to N if the mass before it has not reached top_p; the first always does.
+    before = values.exp().cumsum(-1) - values.exp()
+    size = max(1, int((before < top_p).sum()))
+    if top_k:
+        size = min(size, top_k)
+    return ids[:size], torch.log_softmax(values[:size], -1)
+
+
+def draws(log_pt: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+    """n i.i.d. draws from Pt by inverting its cumulative sum (formula 3).
+
+    log_pt: float32 [m]; uniforms: float64 [n] in [0, 1). Returns the distinct positions drawn, int64 [k], and how often
+    each was drawn, int64 [k].
+    """
+    cumulative = log_pt.double().exp().cumsum(-1)
+    drawn = torch.searchsorted(cumulative / cumulative[-1], uniforms.to(log_pt.device), right=True)
+    return torch.unique(drawn, return_counts=True)
