@@ -1,0 +1,95 @@
+"""A recipe: everything that decides what a training run makes, read from YAML into one frozen dataclass.
+
+Its hash goes into the card of the aligner it made. Knows nothing of how it is carried out.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import yaml
+
+from ram_demo.errors import UserError
+from ram_demo.settings import DEFAULT_MODEL
+
+LOSSES = ("ram_sft", "sft")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """name, description, licence: for the card. data: JSONL of prompt and completion, beside the recipe or absolute.
+
+    lora_rank, lora_alpha, lora_targets: the adapter. epochs, batch_size, learning_rate, warmup, weight_decay, clip:
+    AdamW with a linear warm-up (share of the steps) and a cosine to zero, clipped by norm. alpha: weight of y- in
+    `ram_sft`. max_tokens: prompt and response together, longer examples are refused. The synthesis of y- is cut at
+    synthesis_tokens. beta, tau (None: no gate), mode: what the card recommends.
+    """
+
+    name: str
+    description: str
+    data: str
+    data_license: str
+    license: str = "Apache-2.0"
+    base: str = DEFAULT_MODEL
+    loss: str = "ram_sft"
+    alpha: float = 1e-4
+    lora_rank: int = 8
+    lora_alpha: int = 16
+    lora_targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    epochs: int = 3
+    batch_size: int = 4
+    learning_rate: float = 3e-4
+    warmup: float = 0.05
+    weight_decay: float = 0.0
+    clip: float = 1.0
+    max_tokens: int = 512
+    synthesis_tokens: int = 64
+    seed: int = 0
+    beta: float = 1.0
+    tau: float | None = None
+    mode: str = "product"
+
+    @property
+    def hash(self) -> str:
+        """12 hex digits over every field: two runs with equal hash and equal data make the same aligner."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:12]
+
+
+def read(file: Path) -> Recipe:
+    """Raises UserError for a missing file, an unknown or missing key, or a value of the wrong type."""
+    try:
+        raw = yaml.safe_load(file.read_text("utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"There is no recipe at {file}.") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{file} cannot be read as YAML: {error}") from error
+    if not isinstance(raw, dict):
+        raise UserError(f"{file} does not hold a recipe: it must be a mapping of names to values.")
+    known = {f.name: f for f in fields(Recipe)}
+    unknown = sorted(set(raw) - set(known))
+    if unknown:
+        raise UserError(f"{file} names {unknown[0]!r}, which recipes do not have; they have {', '.join(known)}.")
+    values = {name: _typed(name, value, known[name].type, file) for name, value in raw.items()}
+    try:
+        recipe = Recipe(**values)
+    except TypeError as error:
+        raise UserError(f"{file} is incomplete: {str(error).split(') ', 1)[-1]}.") from error
+    if recipe.loss not in LOSSES:
+        raise UserError(f"{file}: the loss {recipe.loss!r} is unknown; there are {', '.join(LOSSES)}.")
+    positive = ("lora_rank", "lora_alpha", "epochs", "batch_size", "learning_rate", "max_tokens", "synthesis_tokens")
+    wrong = next((name for name in positive if getattr(recipe, name) <= 0), None)
+    if wrong:
+        raise UserError(f"{file}: {wrong} must be above zero.")
+    return recipe
+
+
+def _typed(name: str, value, wanted, file: Path):
+    """YAML's own types, with whole numbers accepted as floats and lists as tuples."""
+    if name == "lora_targets" and isinstance(value, list) and all(isinstance(v, str) for v in value):
+        return tuple(value)
+    if wanted in (float, float | None) and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if name != "lora_targets" and isinstance(value, wanted) and not isinstance(value, bool):
+        return value
+    raise UserError(f"{file}: {name} is {value!r}, which is not of the kind it must be.")
