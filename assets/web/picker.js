@@ -1,0 +1,68 @@
+// The aligners to choose from, each with its strength. The value is {options: [...], chosen: {name: strength}}.
+
+const options = element.querySelector(".options");
+
+function make(tag, className, text) {
+  const node = document.createElement(tag);
+  if (className) node.className = className;
+  if (text !== undefined) node.textContent = text;
+  return node;
+}
+
+let drawn = "";
+function draw() {
+  const { options: all = [], chosen = {} } = props.value || {};
+  const signature = JSON.stringify(all.map((o) => o.name));
+  if (signature === drawn) return sync(chosen);
+  drawn = signature;
+  options.replaceChildren(
+    ...all.map((option) => {
+      const card = make("div", "option");
+      card.dataset.name = option.name;
+      const label = make("label", "choice");
+      const box = make("input");
+      box.type = "checkbox";
+      box.disabled = Boolean(option.problem);
+      box.onchange = () => set(option.name, box.checked ? Number(range.value) : null);
+      label.append(box, make("b", "", option.name), make("small", "", option.problem || option.description));
+      const strength = make("label", "strength");
+      const range = make("input");
+      Object.assign(range, { type: "range", min: 0, max: 3, step: 0.1, value: option.beta });
+      const output = make("output", "", Number(option.beta).toFixed(1));
+      range.oninput = () => (output.textContent = Number(range.value).toFixed(1));
+      range.onchange = () => box.checked && set(option.name, Number(range.value));
+      range.setAttribute("aria-label", "strength of " + option.name);
+      strength.append(make("span", "", "strength"), range, output);
+      card.append(label, strength);
+      return card;
+    })
+  );
+  if (!all.length) options.append(make("p", "", "No aligners yet: train one, or import one in the Aligners tab."));
+  sync(chosen);
+}
+
+function sync(chosen) {
+  options.querySelectorAll(".option").forEach((card) => {
+    const strength = chosen[card.dataset.name];
+    const [box, range] = card.querySelectorAll("input");
+    box.checked = strength !== undefined;
+    card.classList.toggle("on", box.checked);
+    range.disabled = !box.checked;
+    if (box.checked) {
+      range.value = strength;
+      card.querySelector("output").textContent = Number(strength).toFixed(1);
+    }
+  });
+}
+
+function set(name, strength) {
+  const chosen = { ...(props.value.chosen || {}) };
+  if (strength === null) delete chosen[name];
+  else chosen[name] = strength;
+  props.value = { ...props.value, chosen };
+  sync(chosen);
+  trigger("change");
+}
+
+watch("value", draw);
+draw();

@@ -1,0 +1,243 @@
+// The stage: panes that grow as tokens come, and the candidates behind the token one looks at.
+// It receives only what is new (tokens.py says in which form), keeps it, and appends; nothing is drawn twice.
+// Text from a model enters the page through textContent alone.
+
+const stage = element.querySelector(".stage");
+const part = (name) => stage.querySelector("." + name);
+const FULL_PUSH = 3; // nats at which a token's colour is at its strongest
+const LETTERS = "ABCDEFGH";
+// Characters that would reorder or hide the text around them are shown by their number.
+const UNSEEN = /[\u0000-\u0008\u000b-\u001f\u007f\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff]/g;
+
+let run = null; // id of the run on the stage
+let lanes = new Map(); // lane name -> {steps, pane, text, stats, end}
+let heard = 0; // events of the run that have been shown
+let pinned = null; // the token that was clicked
+let parted = new Map();
+
+const make = (tag, className, text) => {
+  const node = document.createElement(tag);
+  if (className) node.className = className;
+  if (text !== undefined) node.textContent = text;
+  return node;
+};
+const visible = (text) =>
+  text.replace(UNSEEN, (c) => "⟨" + "U+" + c.codePointAt(0).toString(16).toUpperCase().padStart(4, "0") + "⟩");
+const quoted = (text) => "“" + visible(text).replace(/\n/g, "⏎").replace(/^ | $/g, "␣") + "”";
+const percent = (x) => (x >= 0.0995 ? Math.round(100 * x) + "%" : (100 * x).toFixed(x >= 0.001 ? 1 : 2) + "%");
+
+function clear(value) {
+  run = value.run;
+  lanes = new Map();
+  heard = 0;
+  pinned = null;
+  parted = new Map();
+  part("part").replaceChildren();
+  part("detail").replaceChildren();
+  part("legend").hidden = value.lanes.length < 2;
+  part("panes").replaceChildren(
+    ...value.lanes.map((lane, at) => {
+      const pane = make("section", "pane");
+      const head = make("header");
+      head.append(make("span", "letter", LETTERS[at]), make("h3", "", lane.title));
+      if (lane.detail) head.append(make("small", "", lane.detail));
+      const text = make("div", "text");
+      text.dir = "auto";
+      text.setAttribute("role", "group");
+      text.setAttribute("aria-label", "Answer " + LETTERS[at] + ", " + lane.title);
+      const stats = make("footer", "", "");
+      pane.append(head, text, stats);
+      lanes.set(lane.name, { name: lane.name, title: lane.title, at, steps: [], text, stats, ended: null });
+      return pane;
+    })
+  );
+}
+
+function colour(push) {
+  const strength = Math.min(1, Math.abs(push) / FULL_PUSH);
+  if (strength < 0.05) return "";
+  return `rgb(var(${push > 0 ? "--push-up" : "--push-down"}) / ${(0.12 + 0.48 * strength).toFixed(2)})`;
+}
+
+function append(lane, step) {
+  if (step.i !== lane.steps.length) return step.i < lane.steps.length; // seen before, or one is missing
+  lane.steps.push(step);
+  const token = make("span", "token");
+  token.dataset.i = step.i;
+  token.tabIndex = step.i ? -1 : 0;
+  const pieces = visible(step.text).split("\n");
+  pieces.forEach((piece, n) => {
+    if (n) token.append(make("i", "mark", "⏎"), "\n");
+    token.append(piece);
+  });
+  if (!step.text) token.append(make("i", "mark", step.end ? "■" : "▫"));
+  token.style.backgroundColor = colour(step.push);
+  if (step.gated) token.classList.add("gated");
+  if (step.other) token.classList.add("other");
+  token.setAttribute("aria-label", quoted(step.text) + (step.gated ? ", gated" : step.other ? ", changed" : ""));
+  lane.text.append(token);
+  step.node = token;
+  compare(lane, step.i);
+  return true;
+}
+
+// Where a lane first says something else than the base.
+function compare(lane, i) {
+  const base = lanes.values().next().value;
+  for (const other of lane === base ? lanes.values() : [lane]) {
+    if (other === base || parted.has(other.name)) continue;
+    const [ours, theirs] = [base.steps[i], other.steps[i]];
+    if (!ours || !theirs || ours.token === theirs.token) continue;
+    parted.set(other.name, i);
+    theirs.node.classList.add("parting");
+    ours.node.classList.add("parting");
+    const line = make("p");
+    const jump = make("button", "", quoted(theirs.text));
+    jump.onclick = () => choose(other, i, true);
+    line.append(
+      make("b", "", other.title), ` parts from the base at token ${i + 1}: `, make("span", "", quoted(ours.text)), " → ", jump
+    );
+    part("part").append(line);
+  }
+}
+
+function close(summary) {
+  const lane = lanes.get(summary.lane);
+  if (!lane || lane.ended) return;
+  lane.ended = summary;
+  const words = { eos: "ended by itself", length: "cut at the length", stopped: "stopped" };
+  const facts = [
+    `${summary.tokens} tokens`,
+    `${summary.tokens_per_s.toFixed(0)}/s`,
+    words[summary.done],
+    `first after ${(summary.first_token_ms / 1000).toFixed(1)} s`,
+  ];
+  if (lane.at) facts.push(`gated ${Math.round(100 * summary.gated_share)}%`, `mean KL ${summary.mean_kl.toFixed(2)}`);
+  lane.stats.replaceChildren(...facts.map((fact) => make("span", "", fact)));
+}
+
+function progress(lane) {
+  const now = performance.now();
+  lane.began ??= now;
+  const rate = lane.steps.length > 1 ? ((lane.steps.length - 1) / (now - lane.began)) * 1000 : 0;
+  const gated = lane.steps.filter((s) => s.gated).length / lane.steps.length;
+  const facts = [`${lane.steps.length} tokens`, ...(rate ? [`${rate.toFixed(0)}/s`] : [])];
+  if (lane.at) facts.push(`gated ${Math.round(100 * gated)}%`);
+  lane.stats.replaceChildren(...facts.map((fact) => make("span", "", fact)));
+}
+
+// The candidates of one token, as bars on one axis.
+function show(lane, i) {
+  const step = lane.steps[i];
+  const head = make("header");
+  head.append(make("span", "letter", LETTERS[lane.at]), make("h3", "", quoted(step.text)), make("small", "", `token ${i + 1}`));
+  const said = step.candidates[step.base];
+  const chosen = step.candidates[step.chosen];
+  let why = "Drawn by the base.";
+  if (lane.at) {
+    if (step.gated) why = "Gated: KL is above the threshold, so this was drawn as the base draws.";
+    else if (step.other) why = `The base would have said ${quoted(said[0])} here; the aligner's weights decided otherwise.`;
+    else why = "The base would have said the same.";
+  }
+  const facts = make("p", "facts");
+  const items = [`nucleus ${step.nucleus} tokens`, `entropy ${step.entropy.toFixed(2)}`];
+  if (lane.at) items.unshift(`KL ${step.kl.toFixed(2)}`, `support ${percent(step.support)}`, `push ${step.push >= 0 ? "+" : ""}${step.push.toFixed(2)}`);
+  items.forEach((item) => facts.append(make("span", "", item)));
+  const table = make("div", "bars");
+  table.setAttribute("role", "table");
+  const top = Math.max(...step.candidates.flatMap((c) => (lane.at ? c.slice(1) : [c[1], c[3]])), 0.01);
+  const key = make("p", "key-row");
+  key.append(make("span", "swatch p", "P, the proposal"));
+  if (lane.at) key.append(make("span", "swatch q", "Q, the aligner"));
+  key.append(make("span", "swatch w", lane.at ? "weight, what is drawn from" : "what is drawn from (P sharpened by T)"));
+  step.candidates.forEach((candidate, n) => {
+    const row = make("div", "row" + (n === step.chosen ? " chosen" : ""));
+    row.setAttribute("role", "row");
+    const name = make("span", "name", quoted(candidate[0]));
+    name.setAttribute("role", "cell");
+    if (n === step.chosen) name.append(make("em", "", "drawn"));
+    if (n === step.base && lane.at) name.append(make("em", "", "base"));
+    const bars = make("span", "set");
+    bars.setAttribute("role", "cell");
+    ["p", "q", "w"].forEach((kind, k) => {
+      if (kind === "q" && !lane.at) return;
+      const line = make("span", "line");
+      const bar = make("b", "bar " + kind);
+      bar.style.width = Math.max(0.4, (100 * candidate[k + 1]) / top) + "%";
+      const track = make("span", "track");
+      track.append(bar);
+      line.append(track, make("span", "value", percent(candidate[k + 1])));
+      bars.append(line);
+    });
+    row.append(name, bars);
+    table.append(row);
+  });
+  part("detail").replaceChildren(head, make("p", "why", why), facts, key, table);
+  void chosen;
+}
+
+function choose(lane, i, pin) {
+  stage.querySelectorAll(".token.looked").forEach((node) => node.classList.remove("looked"));
+  lane.steps[i].node.classList.add("looked");
+  if (pin) {
+    pinned = { lane, i };
+    lane.text.querySelectorAll('.token[tabindex="0"]').forEach((node) => (node.tabIndex = -1));
+    lane.steps[i].node.tabIndex = 0;
+    lane.steps[i].node.focus({ preventScroll: false });
+  }
+  show(lane, i);
+}
+
+function found(target) {
+  const node = target.closest?.(".token");
+  if (!node) return null;
+  const lane = [...lanes.values()].find((l) => l.text.contains(node));
+  return lane && { lane, i: Number(node.dataset.i) };
+}
+
+element.addEventListener("click", (event) => {
+  const at = found(event.target);
+  if (at) choose(at.lane, at.i, true);
+});
+element.addEventListener("mouseover", (event) => {
+  const at = pinned ? null : found(event.target);
+  if (at) choose(at.lane, at.i, false);
+});
+element.addEventListener("keydown", (event) => {
+  const at = found(event.target);
+  if (!at) return;
+  const move = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+  if (move) {
+    const next = at.i + move;
+    if (at.lane.steps[next]) choose(at.lane, next, true);
+  } else if (event.key === "ArrowDown" || event.key === "ArrowUp") {
+    const all = [...lanes.values()];
+    const lane = all[(at.lane.at + (event.key === "ArrowDown" ? 1 : all.length - 1)) % all.length];
+    if (lane.steps.length) choose(lane, Math.min(at.i, lane.steps.length - 1), true);
+  } else if (event.key === "Enter" || event.key === " ") choose(at.lane, at.i, true);
+  else if (event.key === "Escape") pinned = null;
+  else return;
+  event.preventDefault();
+});
+
+async function update(value) {
+  if (!value || !value.run) {
+    part("note").textContent = value?.note || "";
+    stage.dataset.state = value?.state || "empty";
+    return;
+  }
+  if (value.run !== run) clear(value);
+  stage.dataset.state = value.state;
+  part("note").textContent = value.note || "";
+  const fits = value.steps.every((step) => append(lanes.get(step.lane), step));
+  if (!fits && value.state === "ended") {
+    // An update was overtaken by the next: ask once for everything.
+    const all = await server.everything(value.run);
+    all.steps.forEach((step) => append(lanes.get(step.lane), step));
+  }
+  new Set(value.steps.map((step) => step.lane)).forEach((name) => progress(lanes.get(name)));
+  value.traces.forEach(close);
+}
+
+watch("value", () => update(props.value));
+update(props.value);

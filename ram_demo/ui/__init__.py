@@ -1,0 +1,1 @@
+"""The page. The only room that knows gradio."""

@@ -1,0 +1,321 @@
+"""The Compare tab: prompt and choices in, panes that stream, a vote out. Turns gradio's events into `Runs` and back.
+
+Decides nothing: requests are checked in `request.py`, who may vote in `runs.py`, and each handler asks as its own session.
+"""
+
+import random
+import time
+from collections.abc import Iterator
+from dataclasses import fields
+from html import escape
+
+import gradio as gr
+
+from ram_demo.decoding.engine import DecodingSettings
+from ram_demo.decoding.monitor import PAPER_TAU
+from ram_demo.decoding.weights import MODES
+from ram_demo.errors import UserError
+from ram_demo.models.aligners import Registry
+from ram_demo.request import BASE, Choice, Request, parse_tau
+from ram_demo.runs import Run, Runs
+from ram_demo.ui import tokens
+from ram_demo.ui.assets import web
+from ram_demo.ui.figures import kl_timeline
+
+EXAMPLES = [
+    "Why is the sky blue?",
+    "How do I boil an egg?",
+    "What is a volcano?",
+    "Explain what the internet is to a five-year-old.",
+    "I can't sleep. How can I fall asleep faster?",
+    "Write a thank-you note to a friend who hosted me for the weekend.",
+]
+UPDATE_SECONDS = 0.1  # the page is told what is new at most ten times a second
+PLOT_SECONDS = 0.7
+LONGEST = 1024
+GATES = {
+    "auto (the aligner's own)": "auto",
+    f"{PAPER_TAU:g} (the paper's)": str(PAPER_TAU),
+    "off": "off",
+    "a value": "",
+}
+MODE_WORDS = {
+    "product": "product: P times Q, exact",
+    "sis": "sis: n draws of P, weighed by Q",
+    "par": "par: Q alone on P's nucleus",
+    "ratio": "ratio: P times Q over Q's own base",
+}
+LAYOUTS = {"a pane for each": True, "composed in one pane": False}
+VOTES = {"A better": "a", "B better": "b", "Tie": "tie", "Both bad": "both_bad"}
+NO_VOTE = "Vote once both answers have ended."
+IDLE = {"state": "empty", "note": "Press Run: the base and the aligned answers appear here, side by side.", "run": None}
+DEFAULTS = DecodingSettings()
+
+
+def picker_value(registry: Registry, chosen: dict | None = None) -> dict:
+    """The aligners there are, for the picker. The first is chosen at the start, so that Run shows something at once."""
+    options = [
+        {"name": p.name, "description": p.card.description, "beta": p.card.beta, "problem": p.problem}
+        for p in registry.packages()
+    ]
+    if chosen is None:
+        chosen = {o["name"]: o["beta"] for o in options if not o["problem"]} if options else {}
+        chosen = dict(list(chosen.items())[:1])
+    return {"options": options, "chosen": chosen}
+
+
+def build(runs: Runs, registry: Registry) -> gr.HTML:
+    """Lay out the tab and wire its events. Returns the picker, for those who change which aligners there are."""
+    with gr.Row(equal_height=True, elem_classes="ask"):
+        prompt = gr.Textbox(
+            label="Prompt",
+            placeholder="Ask something…",
+            lines=2,
+            max_lines=8,
+            scale=8,
+            elem_id="prompt",
+            autofocus=True,
+        )
+        with gr.Column(scale=1, min_width=150, elem_classes="actions"):
+            run = gr.Button("Run", variant="primary", elem_id="run")
+            stop = gr.Button("Stop", interactive=False, elem_id="stop")
+    gr.Examples(EXAMPLES, prompt, label="Examples", elem_id="examples")
+    picker = gr.HTML(
+        lambda: picker_value(registry),
+        html_template=web("picker.html"),
+        js_on_load=web("picker.js"),
+        elem_id="picker",
+        label="aligners",
+    )
+    with gr.Row(elem_classes="knobs"):
+        layout = gr.Radio(list(LAYOUTS), value=next(iter(LAYOUTS)), label="Several aligners", elem_id="layout")
+        mode = gr.Dropdown([(MODE_WORDS[m], m) for m in MODES], value=DEFAULTS.mode, label="Mode", elem_id="mode")
+        gate = gr.Dropdown(list(GATES), value=next(iter(GATES)), label="Gate (KL threshold)", elem_id="gate")
+        tau = gr.Number(1.0, label="Threshold, nats", minimum=0, step=0.1, visible=False, elem_id="tau")
+        with gr.Group(elem_classes="seed"):
+            seed = gr.Number(DEFAULTS.seed, label="Seed", precision=0, minimum=0, elem_id="seed")
+            new_seed = gr.Button("New seed", size="sm", elem_id="new-seed")
+        length = gr.Slider(8, LONGEST, value=DEFAULTS.max_new_tokens, step=8, label="Length, tokens", elem_id="length")
+    with gr.Accordion("Sampling settings", open=False, elem_id="sampling"):
+        gr.Markdown(
+            "T<sub>P</sub> shapes the net that the proposal casts, T<sub>Q</sub> the aligner's opinion of it, and T "
+            "sharpens the choice, in every lane alike."
+        )
+        with gr.Row():
+            temperature = gr.Slider(0, 2, DEFAULTS.temperature, step=0.05, label="T, final temperature")
+            temperature_p = gr.Slider(0.1, 2, DEFAULTS.temperature_p, step=0.05, label="T_P, proposal")
+            temperature_q = gr.Slider(0.1, 2, DEFAULTS.temperature_q, step=0.05, label="T_Q, aligner")
+        with gr.Row():
+            top_p = gr.Slider(0.05, 1, DEFAULTS.top_p, step=0.01, label="top-p")
+            top_k = gr.Number(DEFAULTS.top_k, label="top-k (0: no limit)", precision=0, minimum=0)
+            penalty = gr.Slider(1, 2, DEFAULTS.repetition_penalty, step=0.01, label="Repetition penalty")
+            draws = gr.Number(DEFAULTS.candidates, label="n, draws of sis", precision=0, minimum=1)
+
+    stage = gr.HTML(
+        IDLE,
+        html_template=web("stage.html"),
+        js_on_load=web("stage.js"),
+        elem_id="stage",
+        label="stage",
+        server_functions=[_everything(runs)],
+    )
+    with gr.Group(elem_classes="ballot"):
+        with gr.Row(elem_classes="judge"):
+            said = gr.Markdown(NO_VOTE, elem_id="said")
+            pair = gr.Dropdown([], label="Judge", visible=False, elem_id="pair", interactive=True, min_width=200)
+        with gr.Row(elem_id="votes"):
+            buttons = [gr.Button(words, interactive=False, min_width=90) for words in VOTES]
+    again = gr.Button("Run again with the same seed", size="sm", interactive=False, elem_id="again")
+    plot = gr.Plot(kl_timeline({}, {}), label="KL of proposal and aligner, token by token", elem_id="kl")
+    shown = gr.State("")  # id of the run on the stage
+    last_seed = gr.State(DEFAULTS.seed)
+
+    ballot = [*buttons, pair, said]
+    knobs = [layout, mode, gate, tau, length]
+    sampling = [temperature, temperature_p, temperature_q, top_p, top_k, penalty, draws]
+    outputs = [stage, plot, run, stop, again, shown, last_seed, *ballot]
+
+    def compare(
+        prompt,
+        picked,
+        seed,
+        layout,
+        mode,
+        gate,
+        tau,
+        length,
+        t,
+        t_p,
+        t_q,
+        top_p,
+        top_k,
+        penalty,
+        n,
+        request: gr.Request,
+    ) -> Iterator[dict]:
+        """Run the base and the aligned lanes and stream what they decide."""
+        try:
+            asked = _request(
+                prompt, picked, layout, mode, gate, tau, (t, t_p, t_q, top_p, top_k, penalty, n, seed, length)
+            )
+            going = runs.start(asked, _session(request))
+        except UserError as error:
+            raise gr.Error(escape(str(error)), print_exception=False) from None
+        yield {
+            stage: {"state": "opening", "note": "Getting ready…", "run": None},
+            plot: kl_timeline({}, {}),
+            run: gr.update(interactive=False),
+            stop: gr.update(interactive=True),
+            again: gr.update(interactive=False),
+            shown: going.id,
+            last_seed: asked.settings.seed,
+            **_closed(buttons, pair, said, NO_VOTE),
+        }
+        yield from _stream(going)
+        lanes = [lane for lane in going.traces if going.traces[lane].steps]
+        ending = {
+            run: gr.update(interactive=True),
+            stop: gr.update(interactive=False),
+            again: gr.update(interactive=True),
+        }
+        last = going.news(0, wait=0)
+        if last.state == "failed":
+            yield {**ending, stage: {"state": "failed", "note": last.note, "run": None}}
+            raise gr.Error(escape(last.note), print_exception=False)
+        if len(lanes) > 1:
+            pairs = [
+                (f"{x} against {y}", f"{i}:{j}") for i, x in enumerate(lanes) for j, y in enumerate(lanes) if i < j
+            ]
+            ending |= dict.fromkeys(buttons, gr.update(interactive=True))
+            ending |= {
+                pair: gr.update(choices=pairs, value=pairs[0][1], visible=len(pairs) > 1),
+                said: "**Which answer is better?** Your vote is kept with the seed, the settings and every weight.",
+            }
+        else:
+            ending |= {said: "Choose an aligner to have two answers to vote on."}
+        yield ending
+
+    def _stream(going: Run) -> Iterator[dict]:
+        heard, again_sent, drawn_at = 0, (), time.monotonic()
+        steps: dict[str, list] = {}
+        while True:
+            news = going.news(heard, wait=0.5)
+            # The figure is rebuilt less often than the text grows, and once at the end.
+            for step in news.steps:
+                if step.lane != BASE:
+                    steps.setdefault(step.lane, []).append(step)
+            update = {stage: tokens.payload(going, news, again_sent)}
+            is_over = news.state in ("ended", "failed")
+            if is_over or time.monotonic() - drawn_at > PLOT_SECONDS:
+                drawn_at = time.monotonic()
+                update[plot] = kl_timeline(steps, _taus(going))
+            yield update
+            heard, again_sent = news.heard, news.steps
+            if is_over:
+                return
+            time.sleep(UPDATE_SECONDS)
+
+    def vote(run_id: str, pair_text: str | None, choice: str, request: gr.Request):
+        """Keep a vote: a, b, tie or both_bad, on the two answers of a run (pair "0:1" is the base and the first)."""
+        try:
+            going = runs.find(run_id)
+            lanes = list(going.traces and going.plan.record["lanes"])
+            first, second = _pair(pair_text, lanes)
+            count = runs.vote(run_id, _session(request), (first, second), choice)
+        except UserError as error:
+            raise gr.Error(escape(str(error)), print_exception=False) from None
+        words = next(w for w, c in VOTES.items() if c == choice)
+        return f"**Saved: {words}** ({first} against {second}). {count} votes so far."
+
+    def cast(choice: str):
+        def handler(run_id: str, pair_text: str | None, request: gr.Request):
+            saved = vote(run_id, pair_text, choice, request)
+            return [gr.update(interactive=False)] * len(buttons) + [gr.update(), saved]
+
+        return handler
+
+    def halt(request: gr.Request) -> None:
+        """Stop what this session is running; its answers so far stay."""
+        runs.stop(_session(request))
+
+    def reopen(run_id: str):
+        return [gr.update(interactive=bool(run_id))] * len(buttons)
+
+    asked = [prompt, picker, seed, *knobs, *sampling]
+    turn = {"concurrency_limit": None, "show_progress": "hidden", "trigger_mode": "once"}
+    gr.on([run.click, prompt.submit], compare, asked, outputs, api_name="compare", **turn)
+    again.click(compare, [prompt, picker, last_seed, *knobs, *sampling], outputs, api_visibility="private", **turn)
+    again.click(lambda s: s, last_seed, seed, show_progress="hidden", api_visibility="private")
+    stop.click(halt, None, None, queue=False, show_progress="hidden", api_name="stop")
+    gate.change(
+        lambda g: gr.update(visible=GATES[g] == ""), gate, tau, show_progress="hidden", api_visibility="private"
+    )
+    new_seed.click(lambda: random.randrange(2**31), None, seed, show_progress="hidden", api_visibility="private")
+    for button, choice in zip(buttons, VOTES.values(), strict=True):
+        button.click(
+            cast(choice),
+            [shown, pair],
+            ballot,
+            concurrency_limit=None,
+            show_progress="hidden",
+            api_visibility="private",
+        )
+    pair.input(reopen, shown, buttons, show_progress="hidden", api_visibility="private")
+    gr.api(vote, api_name="vote", concurrency_limit=None)
+    return picker
+
+
+def _request(prompt, picked, layout, mode, gate, tau, numbers) -> Request:
+    """The page's values as a checked request. Raises UserError; a client may send anything at all."""
+    chosen = picked.get("chosen", {}) if isinstance(picked, dict) else None
+    if not isinstance(chosen, dict) or not isinstance(prompt, str) or gate not in GATES or layout not in LAYOUTS:
+        raise UserError("The page sent something that is not a request; reload it.")
+    try:
+        choices = tuple(Choice(str(name), float(strength)) for name, strength in chosen.items())
+        names = [f.name for f in fields(DecodingSettings) if f.name not in ("mode",)]
+        order = ("temperature", "temperature_p", "temperature_q", "top_p", "top_k", "repetition_penalty", "candidates")
+        values = dict(zip((*order, "seed", "max_new_tokens"), map(float, numbers), strict=True))
+        whole = {name: int(values[name]) if values[name].is_integer() else values[name] for name in names}
+    except (TypeError, ValueError, OverflowError):
+        raise UserError("A setting is empty or not a number.") from None
+    if values["max_new_tokens"] > LONGEST:
+        raise UserError(f"The length is {values['max_new_tokens']:g}; on this page it is at most {LONGEST} tokens.")
+    settings = DecodingSettings(mode=mode, **whole)
+    lanes = tuple((choice,) for choice in choices) if LAYOUTS[layout] else (choices,) if choices else ()
+    return Request(prompt=prompt, lanes=lanes, tau=parse_tau(GATES[gate] or str(tau)), settings=settings)
+
+
+def _session(request: gr.Request) -> str:
+    """The browser session behind an event. It is made by the server and never shown to others."""
+    return request.session_hash or ""
+
+
+def _closed(buttons: list, pair: gr.Dropdown, said: gr.Markdown, words: str) -> dict:
+    """The ballot while there is nothing to vote on."""
+    return {**dict.fromkeys(buttons, gr.update(interactive=False)), pair: gr.update(visible=False), said: words}
+
+
+def _taus(run: Run) -> dict[str, float | None]:
+    """One gate a lane, where its aligners share one."""
+    if run.plan is None:
+        return {}
+    found = {lane: {a["tau"] for a in aligners} for lane, aligners in run.plan.record["lanes"].items()}
+    return {lane: next(iter(taus)) if len(taus) == 1 else None for lane, taus in found.items()}
+
+
+def _pair(text: str | None, lanes: list[str]) -> tuple[str, str]:
+    """ "0:2" as the names of the first and third lane; nothing stands for the first two."""
+    try:
+        first, second = (int(n) for n in (text or "0:1").split(":"))
+        if min(first, second) < 0:
+            raise ValueError
+        return lanes[first], lanes[second]
+    except (ValueError, IndexError):
+        raise UserError("The vote must name two of the answers shown.") from None
+
+
+def _everything(runs: Runs):
+    def everything(run_id: str) -> dict:
+        return tokens.everything(runs.find(run_id))
+
+    return everything

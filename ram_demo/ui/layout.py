@@ -1,0 +1,86 @@
+"""The page as a whole: header, tabs, theme, and the options it is launched with."""
+
+from html import escape
+
+import gradio as gr
+
+from ram_demo.models.aligners import Registry
+from ram_demo.runs import Runs
+from ram_demo.settings import SHIPPED_ALIGNERS, Settings
+from ram_demo.ui import compare, shelf
+from ram_demo.ui.assets import web
+from ram_demo.workbench import Opening
+
+TITLE = "RAM Demo"
+LINE = "A frozen model proposes the next token, a small aligner weighs the candidates, one is drawn."
+THEME = gr.themes.Base(
+    primary_hue=gr.themes.colors.blue,
+    neutral_hue=gr.themes.colors.slate,
+    font=["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"],
+    font_mono=["ui-monospace", "SFMono-Regular", "Menlo", "monospace"],
+    radius_size=gr.themes.sizes.radius_md,
+)
+
+
+def build(settings: Settings, opening: Opening, runs: Runs) -> gr.Blocks:
+    """The page, ready to be launched with `launch_options`."""
+    registry = Registry(SHIPPED_ALIGNERS, settings.own_aligners)
+    with gr.Blocks(title=TITLE, analytics_enabled=False) as page:
+        with gr.Row(elem_classes="masthead"):
+            gr.HTML(f"<h1>{TITLE}</h1><p>{LINE}</p>", scale=8)
+            status = gr.HTML(lambda: status_html(opening), elem_id="status", scale=4, min_width=260)
+            theme = gr.Button("Light / dark", size="sm", scale=0, min_width=110, elem_id="theme")
+        theme.click(None, js="() => { document.body.classList.toggle('dark') }", api_visibility="private")
+        clock = gr.Timer(0.5)
+
+        def tick():
+            return status_html(opening), gr.Timer(active=not opening.done)
+
+        clock.tick(tick, None, [status, clock], show_progress="hidden", api_visibility="private")
+        with gr.Tabs():
+            with gr.Tab("Compare", id="compare"):
+                picker = compare.build(runs, registry)
+            with gr.Tab("Aligners", id="aligners"):
+                shelf.build(opening, registry, picker, settings.uploads)
+
+        def leave(request: gr.Request) -> None:
+            runs.stop(request.session_hash or "")
+
+        page.unload(leave)
+    return page
+
+
+def launch_options(settings: Settings) -> dict:
+    """A page for this machine alone unless told otherwise, which serves no files, keeps no history and sends none."""
+    return {
+        "server_name": settings.host,
+        "server_port": settings.port,
+        "theme": THEME,
+        "css": web("page.css"),
+        "share": False,
+        "ssr_mode": False,
+        "strict_cors": True,
+        "enable_monitoring": False,
+        "run_history": False,
+        "allowed_paths": [],
+        "blocked_paths": [str(settings.data)],
+        "max_file_size": shelf.MAX_UPLOAD,
+        "footer_links": [],
+    }
+
+
+def status_html(opening: Opening) -> str:
+    """The proposal's state: being loaded (what, how far), ready, or why not."""
+    if opening.error:
+        return f'<div class="status failed" role="status">{escape(str(opening.error))}</div>'
+    if not opening.done:
+        share = f"{opening.share:.0%}"
+        return (
+            f'<div class="status loading" role="status">{escape(opening.what)}…'
+            f'<progress max="1" value="{opening.share:.2f}">{share}</progress></div>'
+        )
+    proposal = opening.workbench.proposal
+    return (
+        f'<div class="status ready" role="status"><span>proposal <b>{escape(proposal.source.name)}</b> '
+        f"({proposal.source.origin})</span><small>{escape(proposal.model.precision)} · ready</small></div>"
+    )

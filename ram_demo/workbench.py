@@ -1,0 +1,199 @@
+"""What is open while the app runs: one proposal, the aligners beside it, and the turn to run, held by one at a time.
+
+Turns a checked `Request` into lanes for the engine. Knows nothing of pages, command lines or votes.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from ram_demo.decoding import engine
+from ram_demo.decoding.detokenize import plain_decode
+from ram_demo.decoding.trace import Step, Trace
+from ram_demo.errors import UserError
+from ram_demo.models import proposal as proposals
+from ram_demo.models import sources
+from ram_demo.models.aligners import Aligners, Registry
+from ram_demo.models.importing import import_package
+from ram_demo.models.proposal import Proposal
+from ram_demo.request import BASE, Choice, Request, lane_name
+from ram_demo.settings import SHIPPED_ALIGNERS, Settings
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A request made ready: ids of the prompt, lanes with their models, and the settings as they will be recorded.
+
+    `record` is every setting by name, with each lane's aligners, strengths, gates and revisions: what replays it."""
+
+    request: Request
+    prompt_ids: tuple[int, ...]
+    lanes: tuple[engine.Lane, ...]
+    record: dict
+
+
+class Turns:
+    """One at a time, first come first served, with one's place in the queue for those who wait."""
+
+    def __init__(self):
+        self.changed = threading.Condition()
+        self.queue: deque[object] = deque()
+
+    @contextmanager
+    def turn(self, waiting: Callable[[int], None] = lambda place: None, given_up: Callable[[], bool] = lambda: False):
+        """Hold the turn. waiting is told how many are ahead whenever that changes; given_up ends the wait early, and
+        the block is then entered with False."""
+        me = object()
+        with self.changed:
+            self.queue.append(me)
+            try:
+                while (ahead := self.queue.index(me)) and not given_up():
+                    waiting(ahead)
+                    self.changed.wait(timeout=0.5)
+            except BaseException:
+                self.queue.remove(me)
+                raise
+        try:
+            yield not ahead
+        finally:
+            with self.changed:
+                self.queue.remove(me)
+                self.changed.notify_all()
+
+
+class Workbench:
+    """One proposal, its aligners, and the turns: who runs or changes what is loaded holds the turn, so no run loses a
+    model it is using."""
+
+    def __init__(self, settings: Settings, proposal: Proposal):
+        self.settings, self.proposal = settings, proposal
+        self.registry = Registry(SHIPPED_ALIGNERS, settings.own_aligners)
+        self.aligners = Aligners(self.registry, proposal, settings.cache)
+        self.turns = Turns()
+
+    def plan(self, request: Request, progress: sources.Progress = sources.silent) -> Plan:
+        """Load what the request needs and lay out its lanes. Raises UserError for what cannot be done."""
+        settings = request.settings
+        ids = self.proposal.encode_prompt(request.prompt)
+        room = self.proposal.model.context - len(ids)
+        if room < 1:
+            raise UserError(
+                f"The prompt is {1 - room:,} tokens too long: with its template it has {len(ids):,}, and "
+                f"{self.proposal.source.name} reads at most {self.proposal.model.context:,}, an answer included."
+            )
+        if settings.max_new_tokens > room:
+            raise UserError(
+                f"After this prompt there is room for {room:,} tokens, {settings.max_new_tokens - room:,} fewer than "
+                f"the length asked for ({settings.max_new_tokens:,})."
+            )
+        lanes, described = [engine.Lane(BASE)], {BASE: []}
+        for choices in request.lanes:
+            name = lane_name(choices)
+            weighers = tuple(self._weigher(choice, request, progress) for choice in choices)
+            lanes.append(engine.Lane(name, weighers))
+            described[name] = [
+                {"name": w.name, "beta": w.beta, "tau": w.tau, "revision": self.aligners.loaded[w.name].revision}
+                for w in weighers
+            ]
+        for lane in lanes:
+            context = min(model.context for model, _ in engine.seats(lane, self.proposal.model, settings))
+            if context < len(ids) + settings.max_new_tokens:
+                raise UserError(f"{lane.name} reads at most {context:,} tokens, fewer than prompt and answer need.")
+        record = {
+            **asdict(settings),
+            "tau": request.tau,
+            "lanes": described,
+            "proposal": self.proposal.source.name,
+            "proposal_revision": self.proposal.source.revision,
+            "engine": self.proposal.model.engine,
+            "precision": self.proposal.model.precision,
+        }
+        return Plan(request, tuple(ids), tuple(lanes), record)
+
+    def run(self, plan: Plan, stop: threading.Event, keep: int = 20) -> Iterator[tuple[Step, ...] | Trace]:
+        """Decode the plan's lanes (see `engine.decode`). Closing the generator frees the caches. Hold the turn."""
+        return engine.decode(
+            self.proposal.model,
+            plan.prompt_ids,
+            plan.lanes,
+            plan.request.settings,
+            plan.record,
+            self.proposal.end_ids,
+            plain_decode(self.proposal.tokenizer),
+            keep,
+            stop,
+        )
+
+    def import_aligner(self, source: Path) -> str:
+        """Take in an aligner from a folder or a zip, loading it once to see that it fits. Returns its name."""
+        taken = {package.name for package in self.registry.packages()}
+        with self.turns.turn():
+            return import_package(source, self.settings.own_aligners, taken, self.aligners.try_out)
+
+    def unload(self, name: str) -> None:
+        with self.turns.turn():
+            self.aligners.unload(name)
+
+    def _weigher(self, choice: Choice, request: Request, progress: sources.Progress) -> engine.Weigher:
+        loaded = self.aligners.get(choice.name, progress)
+        card = loaded.package.card
+        tau = {"auto": card.tau, "off": None}.get(request.tau, request.tau)
+        if request.settings.mode == "ratio" and loaded.q0 is None:
+            raise UserError(
+                f"The mode ratio needs what {choice.name} was tuned from, and its card names no base; use another mode."
+            )
+        return engine.Weigher(
+            name=choice.name,
+            seat=(loaded.model, loaded.adapter),
+            beta=card.beta if choice.beta is None else choice.beta,
+            tau=tau,
+            q0=None if loaded.q0 is None else (loaded.q0, None),
+        )
+
+
+def open_workbench(settings: Settings, progress: sources.Progress = sources.silent) -> Workbench:
+    """Find and load the proposal that the settings name."""
+    source = sources.resolve(settings.model, settings.cache, progress)
+    progress(f"Loading {source.name} ({source.origin})", 0.9)
+    return Workbench(settings, proposals.load(source, settings.device, settings.dtype))
+
+
+class Opening:
+    """A workbench that is being opened in a thread of its own, so that a page can show how far it is."""
+
+    def __init__(self, settings: Settings):
+        self.what, self.share = "Starting", 0.0
+        self.workbench: Workbench | None = None
+        self.error: UserError | None = None
+        self._thread = threading.Thread(target=self._open, args=(settings,), name="opening", daemon=True)
+        self._thread.start()
+
+    @property
+    def done(self) -> bool:
+        return not self._thread.is_alive()
+
+    def wait(
+        self, progress: sources.Progress = sources.silent, given_up: Callable[[], bool] = lambda: False
+    ) -> Workbench | None:
+        """The workbench once it is open, or None if given up before. Raises UserError if it could not be opened."""
+        while not self.done and not given_up():
+            progress(self.what, self.share)
+            self._thread.join(timeout=0.2)
+        if self.error:
+            raise self.error
+        return self.workbench
+
+    def _open(self, settings: Settings) -> None:
+        try:
+            self.workbench = open_workbench(settings, self._progress)
+        except UserError as error:
+            self.error = error
+        except Exception:
+            self.error = UserError("The model could not be loaded; the reason is in the log.")
+            raise
+
+    def _progress(self, what: str, share: float) -> None:
+        self.what, self.share = what, share
