@@ -21,10 +21,15 @@ lint: .venv/.installed-dev
 bench: .venv/.installed
 	$(VENV_PYTHON) -m ram_demo bench
 
-# Retrains the shipped aligners from the data.
+# Words by which a pirate is told.
+PIRATE_MARKERS := arr ahoy aye ye yer matey mateys hearty hearties landlubber savvy avast
+
+# Retrains the shipped aligners from the data, with fixed seeds, and measures them on prompts they have not seen.
 aligners: .venv/.installed
 	$(VENV_PYTHON) -m ram_demo train assets/recipes/concise.yaml --out assets/aligners/concise
+	$(VENV_PYTHON) -m ram_demo measure concise --prompts assets/data/heldout.jsonl --write
 	$(VENV_PYTHON) -m ram_demo train assets/recipes/pirate.yaml --out assets/aligners/pirate
+	$(VENV_PYTHON) -m ram_demo measure pirate --prompts assets/data/heldout.jsonl --write $(PIRATE_MARKERS:%=--marker %)
 
 # Gets a browser for the tests where there is none. Never fails: the browser tests say what its absence means.
 browser: .venv/.installed-dev

@@ -163,6 +163,9 @@ def train(
 def measure(
     aligner: Annotated[str, typer.Argument(help="An aligner in the registry.")],
     prompts: Annotated[Path, typer.Option(help="JSONL with a prompt a line, none of them trained on.")],
+    marker: Annotated[
+        list[str] | None, typer.Option(help="A word that shows the wanted style; may be repeated.")
+    ] = None,
     write: Annotated[bool, typer.Option("--write", help="Put the result into the aligner's card.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -172,7 +175,7 @@ def measure(
 
     bench = workbench.open_workbench(from_environment(), _progress)
     package = bench.registry.find(aligner)
-    result = effect.measure(bench, aligner, effect.read_prompts(prompts), _progress)
+    result = effect.measure(bench, aligner, effect.read_prompts(prompts), marker or [], _progress)
     if write:
         effect.write(package, result)
     if as_json:

@@ -11,7 +11,6 @@ const UNSEEN = /[\u0000-\u0008\u000b-\u001f\u007f\u200b\u200e\u200f\u202a-\u202e
 
 let run = null; // id of the run on the stage
 let lanes = new Map(); // lane name -> {steps, pane, text, stats, end}
-let heard = 0; // events of the run that have been shown
 let pinned = null; // the token that was clicked
 let parted = new Map();
 
@@ -23,13 +22,13 @@ const make = (tag, className, text) => {
 };
 const visible = (text) =>
   text.replace(UNSEEN, (c) => "⟨" + "U+" + c.codePointAt(0).toString(16).toUpperCase().padStart(4, "0") + "⟩");
-const quoted = (text) => "“" + visible(text).replace(/\n/g, "⏎").replace(/^ | $/g, "␣") + "”";
+// Nothing to see: a part of a character, or the end of the text.
+const quoted = (text) => text === "" ? "▫" : "“" + visible(text).replace(/\n/g, "⏎").replace(/^ | $/g, "␣") + "”";
 const percent = (x) => (x >= 0.0995 ? Math.round(100 * x) + "%" : (100 * x).toFixed(x >= 0.001 ? 1 : 2) + "%");
 
 function clear(value) {
   run = value.run;
   lanes = new Map();
-  heard = 0;
   pinned = null;
   parted = new Map();
   part("part").replaceChildren();
@@ -59,8 +58,9 @@ function colour(push) {
   return `rgb(var(${push > 0 ? "--push-up" : "--push-down"}) / ${(0.12 + 0.48 * strength).toFixed(2)})`;
 }
 
-function append(lane, step) {
-  if (step.i !== lane.steps.length) return step.i < lane.steps.length; // seen before, or one is missing
+function append(lane, news) {
+  if (news.i !== lane.steps.length) return news.i < lane.steps.length; // seen before, or one is missing
+  const step = { ...news };
   lane.steps.push(step);
   const token = make("span", "token");
   token.dataset.i = step.i;
@@ -70,7 +70,7 @@ function append(lane, step) {
     if (n) token.append(make("i", "mark", "⏎"), "\n");
     token.append(piece);
   });
-  if (!step.text) token.append(make("i", "mark", step.end ? "■" : "▫"));
+  if (!step.text) token.append(make("i", "mark", "▫"));
   token.style.backgroundColor = colour(step.push);
   if (step.gated) token.classList.add("gated");
   if (step.other) token.classList.add("other");
@@ -105,6 +105,11 @@ function close(summary) {
   const lane = lanes.get(summary.lane);
   if (!lane || lane.ended) return;
   lane.ended = summary;
+  const last = lane.steps.at(-1);
+  if (summary.done === "eos" && last && !last.text) {
+    last.node.replaceChildren(make("i", "mark", "■"));
+    last.node.setAttribute("aria-label", "end of the answer");
+  }
   const words = { eos: "ended by itself", length: "cut at the length", stopped: "stopped" };
   const facts = [
     `${summary.tokens} tokens`,
@@ -117,6 +122,7 @@ function close(summary) {
 }
 
 function progress(lane) {
+  if (lane.ended) return;
   const now = performance.now();
   lane.began ??= now;
   const rate = lane.steps.length > 1 ? ((lane.steps.length - 1) / (now - lane.began)) * 1000 : 0;
@@ -132,7 +138,6 @@ function show(lane, i) {
   const head = make("header");
   head.append(make("span", "letter", LETTERS[lane.at]), make("h3", "", quoted(step.text)), make("small", "", `token ${i + 1}`));
   const said = step.candidates[step.base];
-  const chosen = step.candidates[step.chosen];
   let why = "Drawn by the base.";
   if (lane.at) {
     if (step.gated) why = "Gated: KL is above the threshold, so this was drawn as the base draws.";
@@ -173,7 +178,6 @@ function show(lane, i) {
     table.append(row);
   });
   part("detail").replaceChildren(head, make("p", "why", why), facts, key, table);
-  void chosen;
 }
 
 function choose(lane, i, pin) {
@@ -221,14 +225,14 @@ element.addEventListener("keydown", (event) => {
 });
 
 async function update(value) {
-  if (!value || !value.run) {
-    part("note").textContent = value?.note || "";
-    stage.dataset.state = value?.state || "empty";
+  if (!value.run) {
+    part("note").textContent = value.note;
+    stage.dataset.state = value.state;
     return;
   }
   if (value.run !== run) clear(value);
   stage.dataset.state = value.state;
-  part("note").textContent = value.note || "";
+  part("note").textContent = value.note;
   const fits = value.steps.every((step) => append(lanes.get(step.lane), step));
   if (!fits && value.state === "ended") {
     // An update was overtaken by the next: ask once for everything.
@@ -239,5 +243,5 @@ async function update(value) {
   value.traces.forEach(close);
 }
 
-watch("value", () => update(props.value));
-update(props.value);
+watch("value", () => update(JSON.parse(props.value)));
+update(JSON.parse(props.value));

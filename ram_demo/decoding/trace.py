@@ -28,8 +28,8 @@ class Monitor:
 class Step:
     """One token of one lane, with everything that decided it.
 
-    kl: KL(P_M || Q) in nats (the largest, where several aligners are composed); gated: the step fell back to Pt,
-    that is every aligner was gated; nucleus: |N|; support: Q's mass on N; entropy: of pi, in nats; base_token: what the base
+    kl: KL(P_M || Q) in nats (the largest, where several aligners are composed); gated: every aligner was gated, so
+    the step fell back to Pt; nucleus: |N|; support: Q's mass on N; entropy: of pi, in nats; base_token: what the base
     would have drawn in this very context; push: log(pi / Pt) of the token drawn, before
     the final temperature, 0 where nothing weighed;
     ms: time of the whole step, all lanes; candidates: the weightiest by p or pi, with the two tokens named always

@@ -1,6 +1,6 @@
 """The Compare tab: prompt and choices in, panes that stream, a vote out. Turns gradio's events into `Runs` and back.
 
-Decides nothing: requests are checked in `request.py`, who may vote in `runs.py`, and each handler asks as its own session.
+Decides nothing: requests are checked in `request.py`, who may vote in `runs.py`; each handler asks as its own session.
 """
 
 import random
@@ -48,7 +48,7 @@ MODE_WORDS = {
 LAYOUTS = {"a pane for each": True, "composed in one pane": False}
 VOTES = {"A better": "a", "B better": "b", "Tie": "tie", "Both bad": "both_bad"}
 NO_VOTE = "Vote once both answers have ended."
-IDLE = {"state": "empty", "note": "Press Run: the base and the aligned answers appear here, side by side.", "run": None}
+IDLE = tokens.as_text({"state": "empty", "note": "", "run": None})
 DEFAULTS = DecodingSettings()
 
 
@@ -67,39 +67,39 @@ def picker_value(registry: Registry, chosen: dict | None = None) -> dict:
 def build(runs: Runs, registry: Registry) -> gr.HTML:
     """Lay out the tab and wire its events. Returns the picker, for those who change which aligners there are."""
     with gr.Row(equal_height=True, elem_classes="ask"):
-        prompt = gr.Textbox(
-            label="Prompt",
-            placeholder="Ask something…",
-            lines=2,
-            max_lines=8,
-            scale=8,
-            elem_id="prompt",
-            autofocus=True,
-        )
+        prompt = gr.Textbox(EXAMPLES[0], label="Prompt", lines=2, max_lines=8, scale=8, elem_id="prompt")
         with gr.Column(scale=1, min_width=150, elem_classes="actions"):
             run = gr.Button("Run", variant="primary", elem_id="run")
             stop = gr.Button("Stop", interactive=False, elem_id="stop")
     gr.Examples(EXAMPLES, prompt, label="Examples", elem_id="examples")
     picker = gr.HTML(
-        lambda: picker_value(registry),
+        picker_value(registry),
         html_template=web("picker.html"),
         js_on_load=web("picker.js"),
         elem_id="picker",
         label="aligners",
     )
-    with gr.Row(elem_classes="knobs"):
-        layout = gr.Radio(list(LAYOUTS), value=next(iter(LAYOUTS)), label="Several aligners", elem_id="layout")
+    layout = gr.Radio(
+        list(LAYOUTS),
+        value=next(iter(LAYOUTS)),
+        label="Several aligners: ",
+        show_label=False,
+        container=False,
+        visible=False,
+        elem_id="layout",
+    )
+    with gr.Row(elem_classes="knobs", equal_height=True):
         mode = gr.Dropdown([(MODE_WORDS[m], m) for m in MODES], value=DEFAULTS.mode, label="Mode", elem_id="mode")
         gate = gr.Dropdown(list(GATES), value=next(iter(GATES)), label="Gate (KL threshold)", elem_id="gate")
         tau = gr.Number(1.0, label="Threshold, nats", minimum=0, step=0.1, visible=False, elem_id="tau")
-        with gr.Group(elem_classes="seed"):
-            seed = gr.Number(DEFAULTS.seed, label="Seed", precision=0, minimum=0, elem_id="seed")
-            new_seed = gr.Button("New seed", size="sm", elem_id="new-seed")
         length = gr.Slider(8, LONGEST, value=DEFAULTS.max_new_tokens, step=8, label="Length, tokens", elem_id="length")
+        with gr.Row(elem_classes="seed", equal_height=True):
+            seed = gr.Number(DEFAULTS.seed, label="Seed", precision=0, minimum=0, elem_id="seed", min_width=90)
+            new_seed = gr.Button("New", size="sm", elem_id="new-seed", min_width=56, scale=0)
     with gr.Accordion("Sampling settings", open=False, elem_id="sampling"):
         gr.Markdown(
-            "T<sub>P</sub> shapes the net that the proposal casts, T<sub>Q</sub> the aligner's opinion of it, and T "
-            "sharpens the choice, in every lane alike."
+            "T_P shapes the net that the proposal casts, T_Q the aligner's opinion of what is in it, and T sharpens "
+            "the choice, in every lane alike."
         )
         with gr.Row():
             temperature = gr.Slider(0, 2, DEFAULTS.temperature, step=0.05, label="T, final temperature")
@@ -119,14 +119,14 @@ def build(runs: Runs, registry: Registry) -> gr.HTML:
         label="stage",
         server_functions=[_everything(runs)],
     )
-    with gr.Group(elem_classes="ballot"):
-        with gr.Row(elem_classes="judge"):
+    with gr.Column(elem_classes="ballot"):
+        with gr.Row(equal_height=True):
             said = gr.Markdown(NO_VOTE, elem_id="said")
-            pair = gr.Dropdown([], label="Judge", visible=False, elem_id="pair", interactive=True, min_width=200)
+            pair = gr.Dropdown([], label="Judge", visible=False, elem_id="pair", scale=0, min_width=240)
         with gr.Row(elem_id="votes"):
             buttons = [gr.Button(words, interactive=False, min_width=90) for words in VOTES]
-    again = gr.Button("Run again with the same seed", size="sm", interactive=False, elem_id="again")
-    plot = gr.Plot(kl_timeline({}, {}), label="KL of proposal and aligner, token by token", elem_id="kl")
+        again = gr.Button("Run again with the same seed", size="sm", interactive=False, elem_id="again")
+    plot = gr.Plot(visible=False, show_label=False, label="KL along the answer", elem_id="kl")
     shown = gr.State("")  # id of the run on the stage
     last_seed = gr.State(DEFAULTS.seed)
 
@@ -162,8 +162,8 @@ def build(runs: Runs, registry: Registry) -> gr.HTML:
         except UserError as error:
             raise gr.Error(escape(str(error)), print_exception=False) from None
         yield {
-            stage: {"state": "opening", "note": "Getting ready…", "run": None},
-            plot: kl_timeline({}, {}),
+            stage: tokens.as_text({"state": "opening", "note": "Getting ready…", "run": None}),
+            plot: gr.update(visible=False),
             run: gr.update(interactive=False),
             stop: gr.update(interactive=True),
             again: gr.update(interactive=False),
@@ -180,7 +180,7 @@ def build(runs: Runs, registry: Registry) -> gr.HTML:
         }
         last = going.news(0, wait=0)
         if last.state == "failed":
-            yield {**ending, stage: {"state": "failed", "note": last.note, "run": None}}
+            yield {**ending, stage: tokens.as_text({"state": "failed", "note": last.note, "run": None})}
             raise gr.Error(escape(last.note), print_exception=False)
         if len(lanes) > 1:
             pairs = [
@@ -204,18 +204,19 @@ def build(runs: Runs, registry: Registry) -> gr.HTML:
             for step in news.steps:
                 if step.lane != BASE:
                     steps.setdefault(step.lane, []).append(step)
-            update = {stage: tokens.payload(going, news, again_sent)}
+            update = {stage: tokens.as_text(tokens.payload(going, news, again_sent))}
             is_over = news.state in ("ended", "failed")
             if is_over or time.monotonic() - drawn_at > PLOT_SECONDS:
                 drawn_at = time.monotonic()
-                update[plot] = kl_timeline(steps, _taus(going))
+                if steps:
+                    update[plot] = gr.update(value=kl_timeline(steps, _taus(going)), visible=True)
             yield update
             heard, again_sent = news.heard, news.steps
             if is_over:
                 return
             time.sleep(UPDATE_SECONDS)
 
-    def vote(run_id: str, pair_text: str | None, choice: str, request: gr.Request):
+    def vote(run_id: str, pair_text: str, choice: str, request: gr.Request) -> str:
         """Keep a vote: a, b, tie or both_bad, on the two answers of a run (pair "0:1" is the base and the first)."""
         try:
             going = runs.find(run_id)
@@ -228,7 +229,7 @@ def build(runs: Runs, registry: Registry) -> gr.HTML:
         return f"**Saved: {words}** ({first} against {second}). {count} votes so far."
 
     def cast(choice: str):
-        def handler(run_id: str, pair_text: str | None, request: gr.Request):
+        def handler(run_id: str, pair_text: str, request: gr.Request):
             saved = vote(run_id, pair_text, choice, request)
             return [gr.update(interactive=False)] * len(buttons) + [gr.update(), saved]
 
@@ -242,7 +243,8 @@ def build(runs: Runs, registry: Registry) -> gr.HTML:
         return [gr.update(interactive=bool(run_id))] * len(buttons)
 
     asked = [prompt, picker, seed, *knobs, *sampling]
-    turn = {"concurrency_limit": None, "show_progress": "hidden", "trigger_mode": "once"}
+    # Fewer than the server's threads, so that votes and stops are answered however many are streaming.
+    turn = {"concurrency_limit": 24, "show_progress": "hidden", "trigger_mode": "once", "concurrency_id": "compare"}
     gr.on([run.click, prompt.submit], compare, asked, outputs, api_name="compare", **turn)
     again.click(compare, [prompt, picker, last_seed, *knobs, *sampling], outputs, api_visibility="private", **turn)
     again.click(lambda s: s, last_seed, seed, show_progress="hidden", api_visibility="private")
@@ -250,6 +252,7 @@ def build(runs: Runs, registry: Registry) -> gr.HTML:
     gate.change(
         lambda g: gr.update(visible=GATES[g] == ""), gate, tau, show_progress="hidden", api_visibility="private"
     )
+    picker.change(_layout_choice, picker, layout, show_progress="hidden", api_visibility="private")
     new_seed.click(lambda: random.randrange(2**31), None, seed, show_progress="hidden", api_visibility="private")
     for button, choice in zip(buttons, VOTES.values(), strict=True):
         button.click(
@@ -285,8 +288,13 @@ def _request(prompt, picked, layout, mode, gate, tau, numbers) -> Request:
     return Request(prompt=prompt, lanes=lanes, tau=parse_tau(GATES[gate] or str(tau)), settings=settings)
 
 
+def _layout_choice(picked: dict):
+    """How several aligners are laid out is asked only where there are several."""
+    return gr.update(visible=isinstance(picked, dict) and len(picked.get("chosen") or {}) > 1)
+
+
 def _session(request: gr.Request) -> str:
-    """The browser session behind an event. It is made by the server and never shown to others."""
+    """The browser session behind an event: drawn at random in each page, and shown to nobody else."""
     return request.session_hash or ""
 
 

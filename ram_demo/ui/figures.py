@@ -33,24 +33,22 @@ def kl_timeline(lanes: Mapping[str, Sequence[Step]], taus: Mapping[str, float | 
         if taus.get(lane) is not None:
             figure.add_hline(y=taus[lane], line={"color": colour, "dash": "dash", "width": 1})
     figure.update_layout(
-        height=230,
-        margin={"l": 48, "r": 12, "t": 30, "b": 40},
+        height=270,
+        margin={"l": 48, "r": 12, "t": 56, "b": 40},
+        title={
+            "text": "KL of proposal and aligner, token by token",
+            "font": {"size": 14},
+            "x": 0.01,
+            "xanchor": "left",
+        },
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
         font={"color": INK, "size": 12},
-        legend={"orientation": "h", "y": 1.18, "x": 0},
-        showlegend=bool(lanes),
+        legend={"orientation": "h", "y": 1.2, "x": 1, "xanchor": "right"},
+        showlegend=True,
         xaxis={"title": "token", "gridcolor": "rgba(138,143,152,.18)", "zeroline": False, "rangemode": "tozero"},
         yaxis={"title": "KL (nats)", "gridcolor": "rgba(138,143,152,.18)", "zeroline": False, "rangemode": "tozero"},
     )
-    if not any(lanes.values()):
-        figure.update_layout(
-            annotations=[
-                {"text": "KL appears here, token by token", "showarrow": False, "xref": "paper", "yref": "paper"}
-            ],
-            xaxis={"visible": False},
-            yaxis={"visible": False},
-        )
     return figure
 
 

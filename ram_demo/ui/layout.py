@@ -28,7 +28,7 @@ def build(settings: Settings, opening: Opening, runs: Runs) -> gr.Blocks:
     with gr.Blocks(title=TITLE, analytics_enabled=False) as page:
         with gr.Row(elem_classes="masthead"):
             gr.HTML(f"<h1>{TITLE}</h1><p>{LINE}</p>", scale=8)
-            status = gr.HTML(lambda: status_html(opening), elem_id="status", scale=4, min_width=260)
+            status = gr.HTML(status_html(opening), elem_id="status", scale=4, min_width=260)
             theme = gr.Button("Light / dark", size="sm", scale=0, min_width=110, elem_id="theme")
         theme.click(None, js="() => { document.body.classList.toggle('dark') }", api_visibility="private")
         clock = gr.Timer(0.5)
@@ -37,11 +37,23 @@ def build(settings: Settings, opening: Opening, runs: Runs) -> gr.Blocks:
             return status_html(opening), gr.Timer(active=not opening.done)
 
         clock.tick(tick, None, [status, clock], show_progress="hidden", api_visibility="private")
+
+        def state() -> str:
+            """What the page is doing: opening and how far, ready, or what went wrong."""
+            return status_text(opening)
+
+        gr.api(state, api_name="status")
         with gr.Tabs():
             with gr.Tab("Compare", id="compare"):
                 picker = compare.build(runs, registry)
             with gr.Tab("Aligners", id="aligners"):
-                shelf.build(opening, registry, picker, settings.uploads)
+                cards = shelf.build(opening, registry, picker, settings.uploads)
+
+        def look() -> tuple:
+            """What may have changed since the page was built: the proposal's state, and which aligners there are."""
+            return status_html(opening), compare.picker_value(registry), shelf.cards_html(registry.packages())
+
+        page.load(look, None, [status, picker, cards], show_progress="hidden", api_visibility="private")
 
         def leave(request: gr.Request) -> None:
             runs.stop(request.session_hash or "")
@@ -69,18 +81,27 @@ def launch_options(settings: Settings) -> dict:
     }
 
 
+def status_text(opening: Opening) -> str:
+    """The proposal's state in one line."""
+    if opening.error:
+        return str(opening.error)
+    if not opening.done:
+        return f"{opening.what} ({opening.share:.0%})"
+    source = opening.workbench.proposal.source
+    return f"ready: {source.name} ({source.origin}), {opening.workbench.proposal.model.precision}"
+
+
 def status_html(opening: Opening) -> str:
-    """The proposal's state: being loaded (what, how far), ready, or why not."""
+    """The same for the masthead, with a bar while the model loads."""
     if opening.error:
         return f'<div class="status failed" role="status">{escape(str(opening.error))}</div>'
     if not opening.done:
-        share = f"{opening.share:.0%}"
         return (
             f'<div class="status loading" role="status">{escape(opening.what)}…'
-            f'<progress max="1" value="{opening.share:.2f}">{share}</progress></div>'
+            f'<progress max="1" value="{opening.share:.2f}"></progress></div>'
         )
     proposal = opening.workbench.proposal
     return (
-        f'<div class="status ready" role="status"><span>proposal <b>{escape(proposal.source.name)}</b> '
-        f"({proposal.source.origin})</span><small>{escape(proposal.model.precision)} · ready</small></div>"
+        f'<div class="status ready" role="status">proposal <b>{escape(proposal.source.name)}</b> '
+        f"<small>{proposal.source.origin} · {escape(proposal.model.precision)} · ready</small></div>"
     )

@@ -13,15 +13,15 @@ from ram_demo.workbench import Opening
 MAX_UPLOAD = "512mb"
 
 
-def build(opening: Opening, registry: Registry, picker: gr.HTML, may_import: bool) -> None:
-    """Lay out the tab. may_import: strangers on a public page cannot fill its disk."""
-    cards = gr.HTML(lambda: cards_html(registry.packages()), elem_id="cards", label="Aligners")
+def build(opening: Opening, registry: Registry, picker: gr.HTML, may_import: bool) -> gr.HTML:
+    """Lay out the tab and return its cards. may_import: strangers on a public page cannot fill its disk."""
+    cards = gr.HTML(cards_html(registry.packages()), elem_id="cards", label="Aligners")
     if not may_import:
         gr.Markdown("Importing is off on this page, because it can be reached by others. Its host can switch it on.")
-        return
+        return cards
     gr.Markdown(
-        "### Import an aligner\nA zip of a PEFT folder (`adapter_config.json` and `adapter_model.safetensors`) or of a whole "
-        "small model with the proposal's tokenizer. Pickles are refused."
+        "### Import an aligner\nA zip of a PEFT folder (`adapter_config.json` and `adapter_model.safetensors`) or of a "
+        "whole small model with the proposal's tokenizer. Pickles are refused."
     )
     with gr.Row():
         upload = gr.File(label="Zip", file_types=[".zip"], type="filepath", elem_id="upload", height=140)
@@ -40,6 +40,7 @@ def build(opening: Opening, registry: Registry, picker: gr.HTML, may_import: boo
         return cards_html(registry.packages()), value, f"Imported **{escape(name)}**. It is in Compare now."
 
     upload.upload(take, [upload, picker], [cards, picker, said], concurrency_limit=1, api_visibility="private")
+    return cards
 
 
 def cards_html(packages: list[Package]) -> str:
@@ -49,8 +50,23 @@ def cards_html(packages: list[Package]) -> str:
     return '<div class="cards">' + "".join(map(_card, packages)) + "</div>"
 
 
+def _effect(effect: dict) -> dict[str, str]:
+    """What was measured, base beside aligned, as names and words."""
+    facts = {}
+    base, aligned = effect.get("base"), effect.get("aligned")
+    if isinstance(base, dict) and isinstance(aligned, dict):
+        facts = {
+            name.replace("_", " "): f"{base[name]:g} in the base, {aligned[name]:g} aligned"
+            for name in base
+            if isinstance(base[name], (int, float)) and isinstance(aligned.get(name), (int, float))
+        }
+    numbers = {k: v for k, v in effect.items() if isinstance(v, (int, float))}
+    return facts | {name.replace("_", " "): f"{value:g}" for name, value in numbers.items()}
+
+
 def _card(package: Package) -> str:
     card = package.card
+    gate = "off" if card.tau is None else f"{card.tau:g}"
     facts = {
         "kind": card.kind,
         "base": card.base,
@@ -58,8 +74,8 @@ def _card(package: Package) -> str:
         "data": card.data,
         "licence": card.license,
         "recipe": ", ".join(f"{k} {v}" for k, v in card.recipe.items() if k != "name"),
-        "recommended": f"strength {card.beta:g}, gate {'off' if card.tau is None else f'{card.tau:g}'}, mode {card.mode}",
-        **{f"measured: {name}": value for name, value in card.effect.items()},
+        "recommended": f"strength {card.beta:g}, gate {gate}, mode {card.mode}",
+        **_effect(card.effect),
     }
     rows = "".join(
         f"<dt>{escape(str(name))}</dt><dd>{escape(str(value))}</dd>"

@@ -1,8 +1,10 @@
 """What the page is told of a run: lanes once, then only the steps that are new. The form that `stage.js` reads.
 
-Plain data; model text stays text (the page puts it in place as text, never as markup).
+Plain data; model text stays text (the page puts it in place as text, never as markup). An update travels as one JSON
+text: gradio sends differences of structured values, and gets them wrong where lists inside lists shrink.
 """
 
+import json
 from collections.abc import Iterable
 
 from ram_demo.decoding.trace import Step, Trace
@@ -30,6 +32,11 @@ def _detail(lane: str, aligners: list[dict]) -> str:
     return "strengths " + " + ".join(f"{a['beta']:g}" for a in aligners)
 
 
+def as_text(value: dict) -> str:
+    """JSON without a "<", so that nothing on the way can take model text for markup."""
+    return json.dumps(value, ensure_ascii=False).replace("<", "\\u003c")
+
+
 def payload(run: Run, news: News, again: tuple[Step, ...] = ()) -> dict:
     """One update. again: the steps of the update before, sent twice as a page may drop one of two quick updates."""
     return {
@@ -38,7 +45,7 @@ def payload(run: Run, news: News, again: tuple[Step, ...] = ()) -> dict:
         "note": news.note,
         "lanes": lane_heads(run),
         "steps": [step_for_page(step) for step in (*again, *news.steps)],
-        "traces": [trace_for_page(trace) for trace in news.traces],
+        "traces": [trace_for_page(trace) for trace in run.traces.values()],
     }
 
 
