@@ -24,7 +24,7 @@ const visible = (text) =>
   text.replace(UNSEEN, (c) => "⟨" + "U+" + c.codePointAt(0).toString(16).toUpperCase().padStart(4, "0") + "⟩");
 // Nothing to see: a part of a character, or the end of the text.
 const quoted = (text) => text === "" ? "▫" : "“" + visible(text).replace(/\n/g, "⏎").replace(/^ | $/g, "␣") + "”";
-const percent = (x) => (x >= 0.0995 ? Math.round(100 * x) + "%" : (100 * x).toFixed(x >= 0.001 ? 1 : 2) + "%");
+const percent = (x) => (x >= 0.0995 ? Math.round(100 * x) + "%" : x >= 0.0005 ? (100 * x).toFixed(1) + "%" : "<0.1%");
 
 function clear(value) {
   run = value.run;

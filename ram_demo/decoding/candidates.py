@@ -16,11 +16,12 @@ def nucleus(l_p: Tensor, temperature_p: float, top_p: float, top_k: int) -> tupl
     values, ids = log_p.topk(min(HEAD, log_p.shape[-1]))
     if not torch.isfinite(values[0]):
         raise FloatingPointError("the proposal's logits are not finite")
-    if values.exp().sum() < top_p and (top_k == 0 or top_k > HEAD):
+    # At top_p = 1 it is all of V: a sum that rounds to 1 early must not cut a tail that an aligner may want.
+    if (top_p >= 1 or values.exp().sum() < top_p) and (top_k == 0 or top_k > HEAD):
         values, ids = log_p.sort(descending=True, stable=True)
     # A token belongs to N if the mass before it has not reached top_p; the first always does.
     before = values.exp().cumsum(-1) - values.exp()
-    size = max(1, int((before < top_p).sum()))
+    size = len(ids) if top_p >= 1 else max(1, int((before < top_p).sum()))
     if top_k:
         size = min(size, top_k)
     return ids[:size], torch.log_softmax(values[:size], -1)

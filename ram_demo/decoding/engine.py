@@ -147,7 +147,9 @@ def decide(
         log_pi = torch.full_like(log_pt, -torch.inf)
         log_pi[kept] = sharpen(weight, settings.temperature)
         chosen = sampling.draw(log_pi, gumbel)
-        push = float((sharpen(weight, 1.0) - log_pt[kept])[kept == chosen])
+        # Of `sis`, against how often each was drawn: what chance drew is not the aligner's doing.
+        unpushed = torch.log(counts / counts.sum()) if settings.mode == "sis" else log_pt[kept]
+        push = float((sharpen(weight, 1.0) - unpushed)[kept == chosen])
     return Decision(
         ids=ids,
         log_pt=log_pt,
@@ -306,7 +308,7 @@ def _trace(state: _LaneState, started: float, settings: dict) -> Trace:
         done=state.done,
         text=state.text.decode(state.text.ids),
         tokens_per_s=(len(state.steps) - 1) / took if took else 0.0,
-        first_token_ms=1000 * (state.first_at - started),
+        first_token_ms=1000 * (state.first_at - started) if state.steps else 0.0,
         settings=settings,
         steps=tuple(state.steps),
     )

@@ -14,7 +14,8 @@ SHARED, DRAWS = 0, 1  # streams: the noise all lanes share, and the extra random
 def uniforms(seed: int, position: int, stream: int, n: int) -> np.ndarray:
     """n numbers in the open interval (0, 1), float64, fixed by (seed, position, stream)."""
     raw = np.random.Philox(key=[seed, position], counter=[0, 0, 0, stream]).random_raw(n)
-    return ((raw >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
+    # 52 bits and a half: with 53 the largest would round to 1.
+    return ((raw >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
 
 
 class SharedNoise:

@@ -38,11 +38,11 @@ def log_weights(
 
 def sharpen(log_pi: Tensor, temperature: float) -> Tensor:
     """The final temperature: log of pi ∝ pi^(1/T), normalised, float32 [n]. T = 0: the mode of pi alone."""
-    if temperature == 0:
+    if temperature < 1e-6:  # below it float32 overflows
         best = torch.full_like(log_pi, -torch.inf)
         best[log_pi.argmax()] = 0.0
         return best
-    return torch.log_softmax(log_pi / temperature, -1)
+    return torch.log_softmax((log_pi - log_pi.max()) / temperature, -1)
 
 
 def compose(log_q: Sequence[Tensor]) -> Tensor:

@@ -119,10 +119,21 @@ class LeanModel:
 
         weights = _Weights(folder, device, self.compute)
 
+        width, queries, keys = config.hidden_size, self.heads * self.head_dim, self.kv_heads * self.head_dim
+        self.shapes = {  # of each projection, [out, in]
+            "self_attn.q_proj": (queries, width),
+            "self_attn.k_proj": (keys, width),
+            "self_attn.v_proj": (keys, width),
+            "self_attn.o_proj": (width, queries),
+            "mlp.gate_proj": (config.intermediate_size, width),
+            "mlp.up_proj": (config.intermediate_size, width),
+            "mlp.down_proj": (width, config.intermediate_size),
+        }
+
         def product(prefix: str, names: Sequence[str]) -> Product:
             bias = [weights.get(f"{prefix}{n}.bias") for n in names]
             return Product(
-                torch.cat([weights[f"{prefix}{n}.weight"] for n in names]),
+                torch.cat([weights.take(f"{prefix}{n}.weight", self.shapes[n]) for n in names]),
                 torch.cat(bias) if bias[0] is not None else None,
                 packed,
             )
@@ -132,27 +143,19 @@ class LeanModel:
             at = f"model.layers.{i}."
             self.layers.append(
                 Layer(
-                    norm_attention=weights[at + "input_layernorm.weight"],
+                    norm_attention=weights.take(at + "input_layernorm.weight", (width,)),
                     norm_q=weights.get(at + "self_attn.q_norm.weight"),
                     norm_k=weights.get(at + "self_attn.k_norm.weight"),
-                    norm_mlp=weights[at + "post_attention_layernorm.weight"],
+                    norm_mlp=weights.take(at + "post_attention_layernorm.weight", (width,)),
                     **{name: product(at, parts) for name, parts in FUSED.items()},
                 )
             )
-        self.embedding = weights["model.embed_tokens.weight"]
-        self.norm = weights["model.norm.weight"]
-        head = self.embedding if config.tie_word_embeddings else weights["lm_head.weight"]
+        self.embedding = weights.take("model.embed_tokens.weight", (config.vocab_size, width))
+        self.norm = weights.take("model.norm.weight", (width,))
+        tied = config.tie_word_embeddings
+        head = self.embedding if tied else weights.take("lm_head.weight", (config.vocab_size, width))
         self.head = Product(head, None, packed)
         self.vocab_size = head.shape[0]
-        self.widths = {
-            "self_attn.q_proj": self.heads * self.head_dim,
-            "self_attn.k_proj": self.kv_heads * self.head_dim,
-            "self_attn.v_proj": self.kv_heads * self.head_dim,
-            "self_attn.o_proj": config.hidden_size,
-            "mlp.gate_proj": config.intermediate_size,
-            "mlp.up_proj": config.intermediate_size,
-            "mlp.down_proj": config.hidden_size,
-        }
         # transformers' own table of angles, so every rope variant is theirs: cos and sin, each [context, D].
         rotary = LlamaRotaryEmbedding(config).to(device)
         positions = torch.arange(self.context, device=device)[None]
@@ -176,16 +179,12 @@ class LeanModel:
 
     def _fuse(self, parts: dict[str, Pair | None]) -> Pair:
         """Several projections' pairs as one: the downs stacked, the ups on a diagonal of blocks."""
-        try:
-            downs = [pair.down for pair in parts.values() if pair]
-            ups = [pair.up if pair else torch.zeros(self.widths[part], 0) for part, pair in parts.items()]
-            if any(up.shape[0] != self.widths[part] for part, up in zip(parts, ups, strict=True)):
-                raise ValueError
-            pair = Pair(torch.cat(downs), torch.block_diag(*ups))
-            pair.down @ torch.zeros(self.widths["self_attn.o_proj"] if len(parts) > 1 else pair.down.shape[1])
-        except (RuntimeError, ValueError):
-            raise UserError(f"The adapter's shapes do not fit this model at {next(iter(parts))}.") from None
-        return Pair(*(t.to(self.device, self.compute).contiguous() for t in (pair.down, pair.up)))
+        for part, pair in parts.items():
+            if pair and (pair.up.shape[0], pair.down.shape[1]) != self.shapes[part]:
+                raise UserError(f"The adapter's shapes do not fit this model at {part}.")
+        down = torch.cat([pair.down for pair in parts.values() if pair])
+        up = torch.block_diag(*(pair.up if pair else torch.zeros(self.shapes[p][0], 0) for p, pair in parts.items()))
+        return Pair(*(t.to(self.device, self.compute).contiguous() for t in (down, up)))
 
     def remove_adapter(self, name: str) -> None:
         del self.adapters[name]
@@ -266,9 +265,12 @@ class _Weights:
     """The tensors of a model folder, one file or many shards, each read when asked for."""
 
     def __init__(self, folder: Path, device: torch.device, dtype: torch.dtype):
-        self.device, self.dtype = device, dtype
+        self.folder, self.device, self.dtype = folder, device, dtype
         index = folder / "model.safetensors.index.json"
-        files = set(read_json(index)["weight_map"].values()) if index.is_file() else {"model.safetensors"}
+        named = read_json(index).get("weight_map") if index.is_file() else {"": "model.safetensors"}
+        if not (isinstance(named, dict) and all(isinstance(name, str) for name in named.values())):
+            raise UserError(f"{index.name} of {folder.name} does not say which file holds which tensor.")
+        files = set(named.values())
         self.where = {}
         for name in sorted(files):
             try:
@@ -280,7 +282,12 @@ class _Weights:
             self.where |= dict.fromkeys(opened.keys(), opened)
 
     def get(self, key: str) -> Tensor | None:
-        return self[key] if key in self.where else None
+        return self.where[key].get_tensor(key).to(self.device, self.dtype) if key in self.where else None
 
-    def __getitem__(self, key: str) -> Tensor:
-        return self.where[key].get_tensor(key).to(self.device, self.dtype)
+    def take(self, key: str, shape: tuple[int, ...]) -> Tensor:
+        """Raises UserError if the tensor is missing or of another shape than the configuration says."""
+        tensor = self.get(key)
+        if tensor is None or tuple(tensor.shape) != shape:
+            there = "missing" if tensor is None else f"of shape {tuple(tensor.shape)}, not {shape}"
+            raise UserError(f"The weights in {self.folder.name} do not fit its config.json: {key} is {there}.")
+        return tensor

@@ -3,11 +3,13 @@
 Knows the chat template and the end-of-text ids; knows nothing of aligners or decoding.
 """
 
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
 from ram_demo.errors import UserError
@@ -75,7 +77,7 @@ def read_config(folder: Path):
     """The model's configuration. Raises UserError if it would need remote code or is unknown."""
     try:
         return AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, StrictDataclassError) as error:
         raise UserError(f"{folder.name} is of no architecture that can be loaded without its own code.") from error
 
 
@@ -99,8 +101,8 @@ def end_ids(folder: Path, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
     """The ids of `prompt` in the tokenizer's chat template, ready for an answer; as it is if there is no template.
 
-    The template is laid out around a placeholder and the prompt is encoded apart from it, so that control tokens which
-    a person types (such as `<|im_end|>`) are read as text and cannot end the turn.
+    The template is laid out around a placeholder, and what a person types is cut inside every control token (such as
+    `<|im_end|>`), so that it is read as text and cannot end the turn. All else is encoded as the template's own text.
     """
     text = prompt.encode("utf-8", "replace").decode("utf-8").strip()  # lone surrogates cannot be encoded
     if not text:
@@ -111,9 +113,11 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
         [{"role": "user", "content": CONTENT}], add_generation_prompt=True, tokenize=False
     )
     before, after = laid_out.split(CONTENT)
-    plain = {"add_special_tokens": False}
-    return [
-        *tokenizer.encode(before, **plain),
-        *tokenizer.encode(text, split_special_tokens=True, **plain),
-        *tokenizer.encode(after, **plain),
-    ]
+    added = [token for token in tokenizer.added_tokens_decoder.values() if token.content.strip()]
+    control = [t.content for t in added if t.special or t.content in END_TOKENS or t.content in before + after]
+    # A place after the first character of a control token: cut there, no piece holds one.
+    places = "|".join(f"(?<={re.escape(c[0])})(?={re.escape(c[1:])})" for c in control if len(c) > 1)
+    pieces = re.split(places, text) if places else [text]
+    pieces[0] = before + pieces[0]
+    pieces[-1] += after
+    return [token for piece in pieces for token in tokenizer.encode(piece, add_special_tokens=False)]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from peft import PeftModel
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoModelForCausalLM, DynamicCache
 
@@ -31,31 +32,47 @@ class ReferenceModel:
 
     def __init__(self, folder: Path, device: torch.device, dtype: torch.dtype):
         try:
-            model = AutoModelForCausalLM.from_pretrained(
-                folder, dtype=dtype, use_safetensors=True, trust_remote_code=False, local_files_only=True
+            model, loading = AutoModelForCausalLM.from_pretrained(
+                folder,
+                dtype=dtype,
+                use_safetensors=True,
+                trust_remote_code=False,
+                local_files_only=True,
+                output_loading_info=True,
             )
-        except (OSError, ValueError, KeyError) as error:
-            raise UserError(f"{folder.name} cannot be loaded as a causal language model: {error}") from error
+            if loading["missing_keys"]:  # transformers would go on with random numbers there
+                raise ValueError(f"its weights lack {min(loading['missing_keys'])}")
+        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+            why = str(error).splitlines()[0].rstrip(".")
+            raise UserError(f"{folder.name} cannot be loaded as a causal language model: {why}.") from error
         self.model = model.to(device).eval().requires_grad_(False)
+        self.shapes = {
+            name: tuple(m.weight.shape) for name, m in model.named_modules() if isinstance(m, torch.nn.Linear)
+        }
         self.device, self.precision = device, str(dtype).removeprefix("torch.")
         self.vocab_size = model.get_output_embeddings().weight.shape[0]
         self.context = getattr(model.config, "max_position_embeddings", None) or model.config.n_positions
 
     def add_adapter(self, name: str, folder: Path) -> None:
-        read_pairs(folder)  # refuses what cannot be a row, with the same sentences as the lean path
+        # All is checked before PEFT begins: it changes the model in place, and would leave it so when it fails.
+        for module, pair in read_pairs(folder).items():
+            if module not in self.shapes:
+                raise UserError(f"The adapter changes {module}, which this model does not have or cannot adapt.")
+            if (pair.up.shape[0], pair.down.shape[1]) != self.shapes[module]:
+                raise UserError(f"The adapter's shapes do not fit this model at {module}.")
         try:
             if isinstance(self.model, PeftModel):
-                self.model.load_adapter(folder, adapter_name=name)
+                self.model.load_adapter(folder, adapter_name=_inside(name))
             else:
-                self.model = PeftModel.from_pretrained(self.model, folder, adapter_name=name).eval()
+                self.model = PeftModel.from_pretrained(self.model, folder, adapter_name=_inside(name)).eval()
         except (ValueError, RuntimeError) as error:
-            raise UserError(f"The adapter does not fit this model: {error}") from error
+            raise UserError(f"The adapter does not fit this model: {str(error).splitlines()[0]}") from error
 
     def remove_adapter(self, name: str) -> None:
         if len(self.model.peft_config) == 1:
             self.model = self.model.unload()
         else:
-            self.model.delete_adapter(name)
+            self.model.delete_adapter(_inside(name))
 
     @torch.inference_mode()
     def prefill(self, ids: Sequence[int], adapters: Sequence[str | None], room: int) -> tuple[Tensor, ReferenceRows]:
@@ -74,6 +91,11 @@ class ReferenceModel:
     def _forward(self, tokens: Tensor, rows: ReferenceRows) -> Tensor:
         named = {}
         if isinstance(self.model, PeftModel):
-            named = {"adapter_names": [adapter or NO_ADAPTER for adapter in rows.adapters]}
+            named = {"adapter_names": [_inside(adapter) if adapter else NO_ADAPTER for adapter in rows.adapters]}
         out = self.model(tokens, past_key_values=rows.cache, use_cache=True, logits_to_keep=1, **named)
         return out.logits[:, -1].float()
+
+
+def _inside(name: str) -> str:
+    """An adapter's name as PEFT can hold it: as a part of a module's path it may have no full stop."""
+    return name.replace(".", "\N{ONE DOT LEADER}")

@@ -27,6 +27,15 @@ BUNDLED_FILE = f"{DEFAULT_MODEL}.Q4_1.gguf"
 BUNDLED_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 # Part of the folder's name: a change in how the conversion is done must not meet an old result.
 CONVERSION = "1"
+# Beside the weights, what decides the tokens: how a prompt is laid out and cut, and what ends an answer.
+CONTENT = (
+    "config.json",
+    "generation_config.json",
+    "adapter_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+)
 HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
 
 Progress = Callable[[str, float], None]
@@ -86,7 +95,7 @@ def content_hash(folder: Path) -> str:
     """The first 12 hex digits of SHA-256 over the weights and configuration in `folder`: what replay needs equal."""
     digest = hashlib.sha256()
     for file in sorted(folder.iterdir()):
-        if file.suffix == ".safetensors" or file.name in ("config.json", "adapter_config.json", "tokenizer.json"):
+        if file.suffix == ".safetensors" or file.name in CONTENT:
             digest.update(file.name.encode())
             digest.update(bytes.fromhex(file_sha256(file)))
     return digest.hexdigest()[:12]
@@ -101,8 +110,12 @@ def file_sha256(file: Path) -> str:
 
 
 def _from_path(name: str) -> Source | None:
-    folder = Path(name).expanduser()
-    if (folder / "config.json").is_file():
+    try:
+        folder = Path(name).expanduser()
+        there = (folder / "config.json").is_file()
+    except (OSError, RuntimeError):  # too long for a path, or a home that does not exist
+        return None
+    if there:
         return Source(folder.resolve().name, folder.resolve(), "path", content_hash(folder))
     if folder.is_dir() or name.startswith(("/", "./", "../", "~")):
         raise UserError(f"{name} is not a model folder: it has no config.json.")
@@ -225,7 +238,7 @@ def read_json(file: Path) -> dict:
     """A JSON object from a file that a user may have given. Raises UserError if it is not one."""
     try:
         value = json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{file.name} cannot be read as JSON.") from error
     if not isinstance(value, dict):
         raise UserError(f"{file.name} does not hold a JSON object.")

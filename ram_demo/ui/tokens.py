@@ -11,7 +11,7 @@ from ram_demo.decoding.trace import Step, Trace
 from ram_demo.request import BASE
 from ram_demo.runs import News, Run
 
-SHOWN = 10  # candidates a token shows on the page; the trace keeps more
+SHOWN = 8  # candidates a token shows on the page; the trace keeps more
 
 
 def lane_heads(run: Run) -> list[dict]:

@@ -1,0 +1,310 @@
+"""The workbench: turns, what a plan says and refuses, taking aligners in and out, and opening in the background."""
+
+import json
+import threading
+from dataclasses import replace
+
+import pytest
+
+from ram_demo import workbench as workbench_module
+from ram_demo.decoding.engine import DecodingSettings
+from ram_demo.decoding.trace import Step, Trace
+from ram_demo.errors import UserError
+from ram_demo.request import Choice, Request
+from ram_demo.workbench import Opening, Turns, Workbench, open_workbench
+from tests import tiny, tiny_workbench
+from tests.tiny_workbench import PATIENCE
+
+one_thread = tiny_workbench.one_thread
+SHORT = DecodingSettings(max_new_tokens=3)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A proposal, adapters on it, and one on another base that reads less."""
+    folder = tmp_path_factory.mktemp("made")
+    tiny.save(folder / "base", tiny.model())
+    tiny.save(folder / "small", tiny.model(seed=3, max_position_embeddings=40))
+    tiny.adapter(folder / "own" / "a", folder / "base", seed=1)
+    tiny.adapter(folder / "own" / "b", folder / "base", seed=2)
+    tiny.adapter(folder / "own" / "short", folder / "small", seed=3)
+    (folder / "own" / "a" / "aligner.json").write_text(json.dumps({"beta": 0.5, "tau": 0.25}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def proposal(made):
+    return tiny_workbench.load(made / "base")
+
+
+@pytest.fixture
+def bench(made, proposal, tmp_path):
+    settings = tiny_workbench.settings(tmp_path)
+    settings.data.mkdir()
+    settings.own_aligners.symlink_to(made / "own")
+    return Workbench(settings, proposal)
+
+
+def lanes(*names: str) -> tuple:
+    return tuple(tuple(Choice(name) for name in lane.split("+")) for lane in names)
+
+
+# Turns --------------------------------------------------------------------------------------------------------------
+
+
+class Visitor(threading.Thread):
+    """Someone who wants a turn, notes what happens in a list that all share, and goes when told to."""
+
+    def __init__(self, name, turns, log, given_up=lambda: False, fails=False):
+        super().__init__(daemon=True)
+        self.label, self.turns, self.log, self.given_up, self.fails = name, turns, log, given_up, fails
+        self.queued, self.inside, self.leave = threading.Event(), threading.Event(), threading.Event()
+        self.places = []
+
+    def waiting(self, ahead):
+        self.places.append(ahead)
+        self.queued.set()
+
+    def run(self):
+        try:
+            with self.turns.turn(self.waiting, self.given_up) as mine:
+                self.log.append((self.label, mine))
+                self.inside.set()
+                assert self.leave.wait(PATIENCE)
+                if self.fails:
+                    raise ValueError("inside the turn")
+        except ValueError:
+            self.log.append((self.label, "failed"))
+
+    def join_queue(self):
+        self.start()
+        assert self.queued.wait(PATIENCE)
+
+    def go(self):
+        assert self.inside.wait(PATIENCE)
+        self.leave.set()
+        self.join(PATIENCE)
+
+
+def test_first_come_first_served():
+    turns, log = Turns(), []
+    visitors = [Visitor(i, turns, log) for i in range(4)]
+    visitors[0].start()
+    assert visitors[0].inside.wait(PATIENCE)
+    for visitor in visitors[1:]:
+        visitor.join_queue()
+    assert log == [(0, True)], "one at a time"
+    for i, visitor in enumerate(visitors):
+        visitor.go()
+        if i < 3:
+            assert visitors[i + 1].inside.wait(PATIENCE)
+        assert log == [(j, True) for j in range(min(i + 2, 4))]
+    assert visitors[0].places == []
+    for i, visitor in enumerate(visitors):
+        assert sorted(set(visitor.places), reverse=True) == list(range(i, 0, -1)), "told each place once it is reached"
+        assert visitor.places == sorted(visitor.places, reverse=True)
+
+
+def test_who_gives_up_leaves_the_queue_and_holds_nobody_up():
+    turns, log, tired = Turns(), [], threading.Event()
+    first, second, third = (
+        Visitor("first", turns, log),
+        Visitor("second", turns, log, given_up=tired.is_set),
+        Visitor("third", turns, log),
+    )
+    first.start()
+    assert first.inside.wait(PATIENCE)
+    second.join_queue()
+    third.join_queue()
+    tired.set()
+    second.go()
+    assert log == [("first", True), ("second", False)]
+    first.go()
+    third.go()
+    assert log[2:] == [("third", True)]
+
+
+def test_a_failure_inside_a_turn_frees_it():
+    turns, log = Turns(), []
+    first, second = Visitor("first", turns, log, fails=True), Visitor("second", turns, log)
+    first.start()
+    assert first.inside.wait(PATIENCE)
+    second.join_queue()
+    first.go()
+    second.go()
+    assert log == [("first", True), ("first", "failed"), ("second", True)]
+
+
+def test_a_failure_while_waiting_leaves_the_queue():
+    turns, log = Turns(), []
+    first, second = Visitor("first", turns, log), Visitor("second", turns, log)
+    first.start()
+    assert first.inside.wait(PATIENCE)
+
+    def fail(ahead):
+        raise ValueError("the page is gone")
+
+    with pytest.raises(ValueError, match="gone"), turns.turn(fail):
+        pytest.fail("the turn was another's")
+    second.join_queue()
+    first.go()
+    second.go()
+    assert log == [("first", True), ("second", True)]
+
+
+# Plans --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_plan_records_what_replays_it(bench, proposal):
+    asked = Request("the tin", (*lanes("a", "b"), (Choice("a", 2.0), Choice("b"))), settings=SHORT)
+    plan = bench.plan(asked)
+    record = json.loads(json.dumps(plan.record))
+    assert list(record["lanes"]) == ["base", "a", "b", "a+b"]
+    assert record["lanes"]["base"] == []
+    told = {lane: [(a["name"], a["beta"], a["tau"]) for a in aligners] for lane, aligners in record["lanes"].items()}
+    # The card's own strength and threshold stand where none was asked for.
+    assert told["a"] == [("a", 0.5, 0.25)]
+    assert told["b"] == [("b", 1.0, None)]
+    assert told["a+b"] == [("a", 2.0, 0.25), ("b", 1.0, None)]
+    assert {name: record[name] for name in ("mode", "seed", "max_new_tokens", "top_p", "temperature")} == {
+        "mode": "product", "seed": 7, "max_new_tokens": 3, "top_p": 0.95, "temperature": 0.7,
+    }  # fmt: skip
+    assert (record["proposal"], record["tau"]) == ("base", "auto")
+    assert list(plan.prompt_ids) == proposal.encode_prompt("the tin")
+    assert all(a["revision"] for aligners in record["lanes"].values() for a in aligners)
+
+
+@pytest.mark.parametrize(
+    ("tau", "expected"),
+    [("auto", [0.25, None]), ("off", [None, None]), (0.0, [0.0, 0.0]), (0.7, [0.7, 0.7])],
+)
+def test_the_gate_is_the_cards_or_none_or_the_one_asked_for(bench, tau, expected):
+    plan = bench.plan(Request("the tin", lanes("a+b"), tau=tau, settings=SHORT))
+    assert [weigher.tau for weigher in plan.lanes[1].weighers] == expected
+
+
+def test_a_prompt_is_too_long_by_so_many_tokens(bench, proposal):
+    context = 128
+    template = len(proposal.encode_prompt("Q")) - 1
+
+    def plan(tokens, answer):
+        # In this vocabulary a capital Q is one token and never merges.
+        return bench.plan(Request("Q" * tokens, settings=DecodingSettings(max_new_tokens=answer)))
+
+    most = context - template
+    assert len(plan(most - 1, 1).prompt_ids) == context - 1
+    with pytest.raises(UserError, match=r"\b1 tokens? too long"):
+        plan(most, 1)
+    with pytest.raises(UserError, match=r"\b5 tokens too long"):
+        plan(most + 4, 1)
+    assert plan(most - 9, 9)
+    with pytest.raises(UserError, match=r"room for 9 tokens, 2 fewer"):
+        plan(most - 9, 11)
+
+
+def test_the_longest_plan_that_is_allowed_can_be_run(bench, proposal):
+    room = 128 - len(proposal.encode_prompt("the tin"))
+    plan = bench.plan(Request("the tin", lanes("a"), settings=DecodingSettings(max_new_tokens=room, top_k=1)))
+    traces = [event for event in bench.run(plan, threading.Event()) if isinstance(event, Trace)]
+    assert {trace.lane for trace in traces} == {"base", "a"}
+
+
+def test_an_aligner_that_reads_less_is_named(bench):
+    with pytest.raises(UserError, match=r"short reads at most 40 tokens"):
+        bench.plan(Request("the tin", lanes("short"), settings=DecodingSettings(max_new_tokens=60)))
+    # Where the strength is 0, or the mode asks for Q0, the same holds.
+    with pytest.raises(UserError, match=r"short reads at most 40 tokens"):
+        bench.plan(Request("the tin", lanes("short"), settings=DecodingSettings(mode="ratio", max_new_tokens=60)))
+
+
+def test_a_wrong_name_leaves_what_is_loaded_as_it_was(bench):
+    bench.plan(Request("the tin", lanes("a"), settings=SHORT))
+    with pytest.raises(UserError, match="'absent'"):
+        bench.plan(Request("the tin", lanes("absent"), settings=SHORT))
+    assert list(bench.aligners.loaded) == ["a"]
+    bench.unload("a")
+    assert bench.aligners.loaded == {}
+
+
+def test_steps_come_before_the_trace_and_a_stop_before_all(bench):
+    plan = bench.plan(Request("the tin", lanes("a"), settings=SHORT))
+    events = list(bench.run(plan, threading.Event()))
+    steps = [step for event in events if isinstance(event, tuple) for step in event]
+    assert {step.lane for step in steps} == {"base", "a"} and all(isinstance(step, Step) for step in steps)
+    assert isinstance(events[0], tuple) and isinstance(events[-1], Trace)
+    stop = threading.Event()
+    stop.set()
+    stopped = list(bench.run(plan, stop))
+    assert [(trace.lane, trace.done, trace.steps) for trace in stopped] == [
+        ("base", "stopped", ()),
+        ("a", "stopped", ()),
+    ]
+    assert all(trace.first_token_ms >= 0 for trace in stopped)
+
+
+def test_an_import_is_tried_out_and_then_there(bench, made, tmp_path):
+    settings = replace(bench.settings, data=tmp_path / "empty")
+    fresh = Workbench(settings, bench.proposal)
+    assert fresh.import_aligner(made / "own" / "a") == "a"
+    assert fresh.aligners.loaded == {}, "trying out is not loading"
+    assert fresh.registry.find("a").folder == settings.own_aligners / "a"
+    assert fresh.plan(Request("the tin", lanes("a"), settings=SHORT)).record["lanes"]["a"][0]["beta"] == 0.5
+    with pytest.raises(UserError, match="a already"):
+        fresh.import_aligner(made / "own" / "a")
+    with pytest.raises(UserError, match="already"):
+        tiny.adapter(tmp_path / "concise", made / "base")
+        fresh.import_aligner(tmp_path / "concise")
+    assert {path.name for path in settings.own_aligners.iterdir()} == {"a"}
+
+
+# Opening ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_named_proposal_is_opened(made, tmp_path):
+    told = []
+    settings = replace(tiny_workbench.settings(tmp_path), model=str(made / "base"))
+    opened = open_workbench(settings, lambda what, share: told.append((what, share)))
+    assert (opened.proposal.source.name, opened.proposal.source.origin) == ("base", "path")
+    assert any("base" in what for what, _ in told) and all(0 <= share <= 1 for _, share in told)
+    assert not settings.data.exists() and not settings.cache.exists(), "nothing is written for a model given by path"
+
+
+def test_opening_happens_aside_and_is_waited_for(monkeypatch, tmp_path):
+    go, told, opened = threading.Event(), [], object()
+
+    def slow(settings, progress):
+        progress("Unpacking", 0.4)
+        assert go.wait(PATIENCE)
+        return opened
+
+    monkeypatch.setattr(workbench_module, "open_workbench", slow)
+    opening = Opening(tiny_workbench.settings(tmp_path))
+
+    def progress(what, share):
+        told.append((what, share))
+        if ("Unpacking", 0.4) in told:
+            go.set()
+
+    assert not opening.done
+    assert opening.wait(given_up=lambda: True) is None, "who gives up does not wait"
+    assert opening.wait(progress) is opened
+    assert opening.done and opening.wait() is opened
+    assert ("Unpacking", 0.4) in told
+
+
+def test_what_stops_an_opening_is_told_to_everyone_who_waits(tmp_path):
+    opening = Opening(replace(tiny_workbench.settings(tmp_path), model="/no/such/folder"))
+    for _ in range(2):
+        with pytest.raises(UserError, match="/no/such/folder"):
+            opening.wait()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_defect_in_opening_is_one_sentence_and_in_the_log(monkeypatch, tmp_path):
+    def broken(settings, progress):
+        raise RuntimeError("/secret/path is None")
+
+    monkeypatch.setattr(workbench_module, "open_workbench", broken)
+    with pytest.raises(UserError) as caught:
+        Opening(tiny_workbench.settings(tmp_path)).wait()
+    assert "secret" not in str(caught.value)

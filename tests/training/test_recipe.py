@@ -1,0 +1,166 @@
+"""Recipes as people write them: what is read, and what is refused in one sentence."""
+
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ram_demo.errors import UserError
+from ram_demo.training import recipe
+from ram_demo.training.recipe import Recipe
+
+SHIPPED = sorted((Path(__file__).resolve().parents[2] / "assets" / "recipes").glob("*.yaml"))
+LEAST = {"name": "short", "description": "Says little.", "data": "x.jsonl", "data_license": "CC0"}
+
+
+@pytest.fixture
+def file(tmp_path):
+    return tmp_path / "short.yaml"
+
+
+def read(file, **values) -> Recipe:
+    file.write_text(yaml.safe_dump({**LEAST, **values}), "utf-8")
+    return recipe.read(file)
+
+
+def refusal(file, **values) -> str:
+    with pytest.raises(UserError) as caught:
+        read(file, **values)
+    sentence = " ".join(str(caught.value).split())
+    assert sentence.endswith("."), sentence
+    return sentence
+
+
+def test_the_least_recipe_takes_the_papers_values(file):
+    least = read(file)
+    assert (least.name, least.loss, least.alpha) == ("short", "ram_sft", 1e-4)
+    assert least.base == "SmolLM2-135M-Instruct"
+    assert (least.tau, least.beta, least.mode) == (None, 1.0, "product")
+
+
+def test_every_value_can_be_set(file):
+    given = {
+        "license": "MIT", "base": "/models/x", "loss": "sft", "alpha": 0.5, "lora_rank": 2, "lora_alpha": 4,
+        "lora_targets": ["q_proj"], "epochs": 5, "batch_size": 3, "learning_rate": 0.01, "warmup": 0.2,
+        "weight_decay": 0.1, "clip": 0.5, "max_tokens": 99, "synthesis_tokens": 9, "seed": 11, "beta": 2.0, "tau": 0.3,
+        "mode": "par",
+    }  # fmt: skip
+    made = read(file, **given)
+    assert {*given, *LEAST} == {field.name for field in fields(Recipe)}, "a field is missing from this test"
+    for name, value in {**LEAST, **given}.items():
+        assert getattr(made, name) == (tuple(value) if isinstance(value, list) else value)
+
+
+def test_a_whole_number_is_a_number(file):
+    made = read(file, beta=2, tau=0, learning_rate=1)
+    assert (made.beta, made.tau, made.learning_rate) == (2.0, 0.0, 1.0)
+    assert isinstance(made.beta, float) and isinstance(made.tau, float)
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_the_shipped_recipes_are_read(path):
+    shipped = recipe.read(path)
+    assert shipped.name == path.stem
+    assert (path.parent / shipped.data).is_file()
+
+
+def test_there_is_a_recipe_for_each_set_of_examples():
+    assert {path.stem for path in SHIPPED} == {"concise", "pirate"}
+
+
+@pytest.mark.parametrize("key", LEAST)
+def test_a_missing_key_is_named(file, key):
+    file.write_text(yaml.safe_dump({k: v for k, v in LEAST.items() if k != key}))
+    with pytest.raises(UserError, match=f"incomplete.*'{key}'"):
+        recipe.read(file)
+
+
+def test_an_unknown_key_is_named_beside_those_there_are(file):
+    sentence = refusal(file, learning_rat=1e-3)
+    assert "'learning_rat'" in sentence and "learning_rate" in sentence
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("name", 3),
+        ("description", None),
+        ("data", ["a"]),
+        ("epochs", 1.5),
+        ("epochs", "three"),
+        ("epochs", True),
+        ("learning_rate", "3e-4"),
+        ("learning_rate", None),
+        ("learning_rate", False),
+        ("tau", "auto"),
+        ("seed", None),
+        ("lora_targets", "q_proj"),
+        ("lora_targets", [1]),
+        ("lora_targets", {"q_proj": 1}),
+    ],
+)
+def test_a_value_of_the_wrong_kind_is_named(file, key, value):
+    assert key in refusal(file, **{key: value})
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(
+            (key, value)
+            for key in ("lora_rank", "lora_alpha", "epochs", "batch_size", "learning_rate", "max_tokens")
+            for value in (0, -1)
+        ),
+        ("synthesis_tokens", 0),
+        ("learning_rate", float("nan")),
+        ("learning_rate", float("inf")),
+        ("alpha", float("nan")),
+        ("clip", 0.0),
+        ("clip", -1.0),
+        ("beta", -1.0),
+        ("beta", float("nan")),
+        ("tau", -0.1),
+        ("tau", float("nan")),
+        ("seed", -1),
+        ("seed", 2**70),
+        ("lora_targets", []),
+        ("loss", "rlhf"),
+    ],
+)
+def test_a_value_out_of_its_range_is_named(file, key, value):
+    assert key in refusal(file, **{key: value})
+
+
+# A recipe's name becomes a folder beside other people's aligners, and the name of a lane.
+@pytest.mark.parametrize("name", ["", " ", ".", "..", "../x", "a/b", "/tmp/x", ".hidden", "base", "a+b", "a:2", "a\nb"])
+def test_a_name_that_is_no_folders_name_is_refused(file, name):
+    assert "name" in refusal(file, name=name)
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", "just words", "a: b: c", "\t- x", "!!python/object/apply:os.system [ls]"]
+)
+def test_what_is_no_mapping_is_refused(file, content):
+    file.write_text(content)
+    with pytest.raises(UserError, match=r"short\.yaml"):
+        recipe.read(file)
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(UserError, match="no recipe at"):
+        recipe.read(tmp_path / "absent.yaml")
+    with pytest.raises(UserError, match="cannot be read"):
+        recipe.read(tmp_path)
+
+
+def test_the_hash_is_of_every_value_and_not_of_their_order(file):
+    least = read(file)
+    file.write_text(yaml.safe_dump(dict(reversed(LEAST.items())), sort_keys=False))
+    assert recipe.read(file).hash == least.hash
+    other = {float: 0.77, int: 77, str: "other"}
+    changed = [
+        replace(least, **{field.name: ("z",) if field.name == "lora_targets" else other.get(field.type, 0.77)})
+        for field in fields(Recipe)
+    ]
+    assert len({made.hash for made in [least, *changed]}) == 1 + len(fields(Recipe))
