@@ -29,7 +29,7 @@ def generate(
         typer.Option(metavar="NAME[:BETA]", help="An aligner and its strength; several are composed in one lane."),
     ] = None,
     each: Annotated[bool, typer.Option("--each", help="Several aligners: a lane for each, not one for all.")] = False,
-    mode: Annotated[str, typer.Option(help="product, par, sis or ratio.")] = "product",
+    mode: Annotated[str, typer.Option(help="product, par, sis, ratio, or auto: the aligner's own.")] = "product",
     candidates: Annotated[int, typer.Option(help="n of sis: how many draws stand for the proposal.")] = 16,
     tau: Annotated[str, typer.Option(help="The gate: a KL in nats, off, or auto (the aligner's own).")] = "auto",
     seed: Annotated[int, typer.Option(help="Fixes every draw.")] = 7,

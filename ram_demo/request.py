@@ -11,6 +11,7 @@ from ram_demo.decoding.weights import MODES
 from ram_demo.errors import UserError
 
 BASE = "base"
+OWN_MODE = "auto"  # each lane in the mode that its aligners' cards recommend
 MAX_STRENGTH = 10.0
 MAX_PROMPT_CHARACTERS = 200_000
 # What each setting may be: lowest, highest, and the words for it.
@@ -73,8 +74,8 @@ def lane_name(choices: tuple[Choice, ...]) -> str:
 
 def check(settings: DecodingSettings) -> None:
     """Raise UserError for a mode that does not exist or a number out of its range."""
-    if settings.mode not in MODES:
-        raise UserError(f"There is no mode {settings.mode!r}; there are: {', '.join(MODES)}.")
+    if settings.mode not in (*MODES, OWN_MODE):
+        raise UserError(f"There is no mode {settings.mode!r}; there are: {', '.join((*MODES, OWN_MODE))}.")
     for name, (low, high, words) in RANGES.items():
         value = getattr(settings, name)
         if not math.isfinite(value) or not low <= value <= high:

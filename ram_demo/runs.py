@@ -175,7 +175,7 @@ def _battle(run: Run, pair: tuple[str, str]) -> Battle:
         prompt=run.request.prompt,
         session=run.session,
         seed=record["seed"],
-        mode=record["mode"],
+        mode=record["modes"][pair[1]],
         settings=record,
         proposal=record["proposal"],
         proposal_revision=record["proposal_revision"],

@@ -13,14 +13,17 @@ from pathlib import Path
 from ram_demo.decoding import engine
 from ram_demo.decoding.detokenize import plain_decode
 from ram_demo.decoding.trace import Step, Trace
+from ram_demo.decoding.weights import MODES
 from ram_demo.errors import UserError
 from ram_demo.models import proposal as proposals
 from ram_demo.models import sources
-from ram_demo.models.aligners import Aligners, Registry
+from ram_demo.models.aligners import Aligners, Loaded, Registry
 from ram_demo.models.importing import import_package
 from ram_demo.models.proposal import Proposal
-from ram_demo.request import BASE, Choice, Request, lane_name
+from ram_demo.request import BASE, OWN_MODE, Choice, Request, lane_name
 from ram_demo.settings import SHIPPED_ALIGNERS, Settings
+
+DEFAULT_MODE = engine.DecodingSettings().mode
 
 
 @dataclass(frozen=True)
@@ -89,11 +92,13 @@ class Workbench:
                 f"After this prompt there is room for {room:,} tokens, {settings.max_new_tokens - room:,} fewer than "
                 f"the length asked for ({settings.max_new_tokens:,})."
             )
-        lanes, described = [engine.Lane(BASE)], {BASE: []}
+        lanes, described = [engine.Lane(BASE, mode=DEFAULT_MODE)], {BASE: []}
         for choices in request.lanes:
             name = lane_name(choices)
-            weighers = tuple(self._weigher(choice, request, progress) for choice in choices)
-            lanes.append(engine.Lane(name, weighers))
+            loaded = [self.aligners.get(choice.name, progress) for choice in choices]
+            mode = settings.mode if settings.mode != OWN_MODE else _own_mode(loaded)
+            weighers = tuple(_weigher(*both, request.tau, mode) for both in zip(choices, loaded, strict=True))
+            lanes.append(engine.Lane(name, weighers, mode))
             described[name] = [
                 {"name": w.name, "beta": w.beta, "tau": w.tau, "revision": self.aligners.loaded[w.name].revision}
                 for w in weighers
@@ -106,6 +111,7 @@ class Workbench:
             **asdict(settings),
             "tau": request.tau,
             "lanes": described,
+            "modes": {lane.name: lane.mode for lane in lanes},
             "proposal": self.proposal.source.name,
             "proposal_revision": self.proposal.source.revision,
             "engine": self.proposal.model.engine,
@@ -137,21 +143,27 @@ class Workbench:
         with self.turns.turn():
             self.aligners.unload(name)
 
-    def _weigher(self, choice: Choice, request: Request, progress: sources.Progress) -> engine.Weigher:
-        loaded = self.aligners.get(choice.name, progress)
-        card = loaded.package.card
-        tau = {"auto": card.tau, "off": None}.get(request.tau, request.tau)
-        if request.settings.mode == "ratio" and loaded.q0 is None:
-            raise UserError(
-                f"The mode ratio needs what {choice.name} was tuned from, and its card names no base; use another mode."
-            )
-        return engine.Weigher(
-            name=choice.name,
-            seat=(loaded.model, loaded.adapter),
-            beta=card.beta if choice.beta is None else choice.beta,
-            tau=tau,
-            q0=None if loaded.q0 is None else (loaded.q0, None),
+
+def _own_mode(loaded: list[Loaded]) -> str:
+    """The mode that a lane's aligners recommend, if they agree and it exists; else the default one."""
+    modes = {aligner.package.card.mode for aligner in loaded}
+    return modes.pop() if len(modes) == 1 and modes <= set(MODES) else DEFAULT_MODE
+
+
+def _weigher(choice: Choice, loaded: Loaded, tau: str | float, mode: str) -> engine.Weigher:
+    """The aligner at the strength and gate asked for. Raises UserError where `ratio` lacks the aligner's own base."""
+    card = loaded.package.card
+    if mode == "ratio" and loaded.q0 is None:
+        raise UserError(
+            f"The mode ratio needs what {choice.name} was tuned from, and its card names no base; use another mode."
         )
+    return engine.Weigher(
+        name=choice.name,
+        seat=(loaded.model, loaded.adapter),
+        beta=card.beta if choice.beta is None else choice.beta,
+        tau={"auto": card.tau, "off": None}.get(tau, tau),
+        q0=None if loaded.q0 is None else (loaded.q0, None),
+    )
 
 
 def open_workbench(settings: Settings, progress: sources.Progress = sources.silent) -> Workbench:

@@ -10,6 +10,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import AutoModelForCausalLM
 
 from ram_demo import workbench
 from ram_demo.__main__ import main
@@ -149,6 +151,27 @@ def test_generate_prints_the_contracts_objects(generate):
         assert last["mean_kl"] == pytest.approx(sum(record["kl"] for record in records) / len(records))
         assert last["gated_share"] == pytest.approx(sum(record["gated"] for record in records) / len(records))
         assert last["settings"]["lanes"]["a"][0]["beta"] == 0.5
+
+
+def test_p_and_q_are_what_transformers_and_peft_say(generate, made):
+    steps, _ = generate(
+        "--aligner", "a", "--show", "0", "--top-p", "1", "--repetition-penalty", "1", "--temperature-p", "1.3",
+        "--temperature-q", "0.8",
+    )  # fmt: skip
+    ids = tiny_workbench.load(made / "base").encode_prompt("the tin")
+    base = AutoModelForCausalLM.from_pretrained(made / "base", dtype=torch.float32)
+    aligned = tiny.merged(made / "base", made / "aligners" / "a")
+    for record in steps["a"]:
+        with torch.inference_mode():
+            p, q = (
+                torch.softmax(model(torch.tensor([ids])).logits[0, -1] / temperature, -1)
+                for model, temperature in ((base, 1.3), (aligned, 0.8))
+            )
+        listed = [c["token"] for c in record["candidates"]]
+        assert len(listed) == len(p)
+        assert [c["p"] for c in record["candidates"]] == pytest.approx(p[listed].tolist(), rel=1e-3, abs=1e-6)
+        assert [c["q"] for c in record["candidates"]] == pytest.approx(q[listed].tolist(), rel=1e-3, abs=1e-6)
+        ids = [*ids, record["token"]]
 
 
 @pytest.mark.parametrize("beta", [0.5, 1.0, 3.0])

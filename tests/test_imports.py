@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "decoding": {"models", "errors"},
     "votes": {"errors"},
     "training": {"models", "settings", "errors"},
-    "request": {"decoding", "errors"},
+    "request": {"decoding", "models", "errors"},
     "workbench": {"decoding", "models", "request", "settings", "errors"},
     "runs": {"decoding", "request", "votes", "workbench", "errors"},
     "evaluation": {"decoding", "models", "request", "settings", "workbench", "errors"},

@@ -15,7 +15,7 @@ def refusal(make) -> str:
     with pytest.raises(UserError) as caught:
         make()
     sentence = str(caught.value)
-    assert sentence.endswith(".") and "\n" not in sentence and len(sentence) < 300
+    assert sentence.endswith(".") and "\n" not in sentence and len(sentence) < 600
     return sentence
 
 

@@ -113,11 +113,12 @@ def turn_is_free(bench) -> bool:
 
 
 def refused(runs, run, session="me", pair=("base", "a"), choice="a") -> str:
-    """The sentence with which a vote is refused; none is counted."""
-    before = runs.store.count()
+    """The sentence with which a vote is refused; none is counted, and no battle is kept for it."""
+    before, battles = runs.store.count(), {} if isinstance(run, str) else dict(run.battles)
     with pytest.raises(UserError) as caught:
         runs.vote(run if isinstance(run, str) else run.id, session, pair, choice)
     assert runs.store.count() == before
+    assert isinstance(run, str) or run.battles == battles
     return str(caught.value)
 
 
@@ -433,6 +434,24 @@ def test_a_vote_before_the_end_is_refused(runs, paced):
     paced.wait()
     assert "ended" in refused(runs, run)
     paced.release()
+    hear(run)
+    assert runs.vote(run.id, "me", ("base", "a"), "a") == 1
+
+
+def test_a_vote_waits_for_every_lane(runs, ended, bench, monkeypatch):
+    go_on = threading.Event()
+
+    def lane_by_lane(plan, stop):
+        yield from (ended.traces["base"], ended.traces["a"])
+        assert go_on.wait(PATIENCE)
+        yield ended.traces["b"]
+
+    monkeypatch.setattr(bench, "run", lane_by_lane)
+    run = runs.start(ASKED, "me")
+    while len(run.news(0, 0.05).traces) < 2:
+        pass
+    assert "ended" in refused(runs, run)
+    go_on.set()
     hear(run)
     assert runs.vote(run.id, "me", ("base", "a"), "a") == 1
 

@@ -9,7 +9,7 @@ one for each adapter that weighs there. When lanes part or end, `select` copies 
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -54,8 +54,14 @@ class Weigher:
 
 @dataclass(frozen=True)
 class Lane:
+    """mode: this lane's own, None for the settings'."""
+
     name: str
     weighers: tuple[Weigher, ...] = ()
+    mode: str | None = None
+
+    def settings(self, shared: DecodingSettings) -> DecodingSettings:
+        return shared if self.mode is None else replace(shared, mode=self.mode)
 
 
 @dataclass(frozen=True)
@@ -99,7 +105,7 @@ def seats(lane: Lane, proposal: LanguageModel, settings: DecodingSettings) -> li
     needed: list[Seat] = [(proposal, None)]
     for weigher in lane.weighers:
         needed.append(weigher.seat)
-        if settings.mode == "ratio":
+        if lane.settings(settings).mode == "ratio":
             needed.append(weigher.q0)
     return list(dict.fromkeys(needed))
 
@@ -112,6 +118,7 @@ def decide(
     speak: raw logits float32 [V] of a seat in this lane's context; seen: int64 ids of the context. An aligner that is
     gated, or whose strength is 0, does not weigh; where nothing weighs, the step is the base's, Pt^(1/T).
     """
+    settings = lane.settings(settings)
     l_p = speak(proposal)
     log_p_raw = torch.log_softmax(l_p, -1)
 

@@ -10,12 +10,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from ram_demo.decoding.engine import DecodingSettings
 from ram_demo.decoding.monitor import PAPER_TAU
 from ram_demo.decoding.trace import Trace, first_difference
 from ram_demo.errors import StorageError, UserError
 from ram_demo.models.aligners import CARD, Package
 from ram_demo.models.sources import Progress
-from ram_demo.request import BASE, Choice, Request
+from ram_demo.request import BASE, OWN_MODE, Choice, Request
 from ram_demo.workbench import Workbench
 
 
@@ -40,7 +41,7 @@ def measure(bench: Workbench, aligner: str, prompts: Sequence[str], markers: Seq
     base, aligned = [], []
     for number, prompt in enumerate(prompts):
         progress(f"Prompt {number + 1} of {len(prompts)}", number / len(prompts))
-        plan = bench.plan(Request(prompt, ((Choice(aligner),),)))
+        plan = bench.plan(Request(prompt, ((Choice(aligner),),), settings=DecodingSettings(mode=OWN_MODE)))
         with bench.turns.turn():
             traces = {e.lane: e for e in bench.run(plan, threading.Event(), 1) if isinstance(e, Trace)}
         base.append(traces[BASE])
@@ -60,7 +61,9 @@ def measure(bench: Workbench, aligner: str, prompts: Sequence[str], markers: Seq
         f"gated_share_at_{PAPER_TAU:g}": round(statistics.fmean(s.kl > PAPER_TAU for s in steps), 3),
         "answers_that_part": sum(p is not None for p in parts),
         "settings": {
-            "mode": settings.mode,
+            "mode": plan.record["modes"][aligner],
+            "strength": plan.record["lanes"][aligner][0]["beta"],
+            "gate": plan.record["lanes"][aligner][0]["tau"],
             "temperature": settings.temperature,
             "top_p": settings.top_p,
             "seed": settings.seed,

@@ -14,6 +14,7 @@ from ram_demo.errors import UserError
 from ram_demo.settings import DEFAULT_MODEL
 
 LOSSES = ("ram_sft", "sft")
+FOR_THE_CARD = ("name", "description", "license", "data_license", "beta", "tau", "mode")
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,9 @@ class Recipe:
 
     @property
     def hash(self) -> str:
-        """12 hex digits over every field: two runs with equal hash and equal data make the same aligner."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:12]
+        """12 hex digits over every field that shapes the weights: equal hash and data make the same aligner."""
+        shaping = {name: value for name, value in asdict(self).items() if name not in FOR_THE_CARD}
+        return hashlib.sha256(json.dumps(shaping, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def read(file: Path) -> Recipe:

@@ -95,7 +95,7 @@ def train(recipe: Recipe, data: Path, out: Path, settings: Settings, max_steps: 
         base=sources.HUB_NAME.get(recipe.base, recipe.base),
         tokenizer=fingerprint(tokenizer),
         license=recipe.license,
-        data=f"{recipe.data} ({len(examples)} examples, {dataset.content_hash(examples)}), {recipe.data_license}",
+        data=f"{data.name} ({len(examples)} examples, {dataset.content_hash(examples)}), {recipe.data_license}",
         recipe={"name": recipe.name, "hash": recipe.hash, "loss": recipe.loss, "seconds": round(seconds)},
         beta=recipe.beta,
         tau=recipe.tau,

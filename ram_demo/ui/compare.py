@@ -13,10 +13,9 @@ import gradio as gr
 
 from ram_demo.decoding.engine import DecodingSettings
 from ram_demo.decoding.monitor import PAPER_TAU
-from ram_demo.decoding.weights import MODES
 from ram_demo.errors import UserError
 from ram_demo.models.aligners import Registry
-from ram_demo.request import BASE, Choice, Request, parse_tau
+from ram_demo.request import BASE, OWN_MODE, Choice, Request, parse_tau
 from ram_demo.runs import Run, Runs
 from ram_demo.ui import tokens
 from ram_demo.ui.assets import web
@@ -40,6 +39,7 @@ GATES = {
     "a value": "",
 }
 MODE_WORDS = {
+    OWN_MODE: "auto (the aligner's own)",
     "product": "product: P times Q, exact",
     "sis": "sis: n draws of P, weighed by Q",
     "par": "par: Q alone on P's nucleus",
@@ -89,7 +89,9 @@ def build(runs: Runs, registry: Registry) -> gr.HTML:
         elem_id="layout",
     )
     with gr.Row(elem_classes="knobs", equal_height=True):
-        mode = gr.Dropdown([(MODE_WORDS[m], m) for m in MODES], value=DEFAULTS.mode, label="Mode", elem_id="mode")
+        mode = gr.Dropdown(
+            [(words, m) for m, words in MODE_WORDS.items()], value=OWN_MODE, label="Mode", elem_id="mode"
+        )
         gate = gr.Dropdown(list(GATES), value=next(iter(GATES)), label="Gate (KL threshold)", elem_id="gate")
         tau = gr.Number(1.0, label="Threshold, nats", minimum=0, step=0.1, visible=False, elem_id="tau")
         length = gr.Slider(8, LONGEST, value=DEFAULTS.max_new_tokens, step=8, label="Length, tokens", elem_id="length")

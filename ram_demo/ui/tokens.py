@@ -19,17 +19,20 @@ def lane_heads(run: Run) -> list[dict]:
     if run.plan is None:
         return []
     return [
-        {"name": lane, "title": "Base" if lane == BASE else lane, "detail": _detail(lane, aligners)}
+        {
+            "name": lane,
+            "title": "Base" if lane == BASE else lane,
+            "detail": _detail(aligners, run.plan.record["modes"][lane]),
+        }
         for lane, aligners in run.plan.record["lanes"].items()
     ]
 
 
-def _detail(lane: str, aligners: list[dict]) -> str:
-    if lane == BASE:
+def _detail(aligners: list[dict], mode: str) -> str:
+    if not aligners:
         return "the proposal alone"
-    if len(aligners) == 1:
-        return f"strength {aligners[0]['beta']:g}"
-    return "strengths " + " + ".join(f"{a['beta']:g}" for a in aligners)
+    strengths = " + ".join(f"{aligner['beta']:g}" for aligner in aligners)
+    return f"strength {strengths}, {mode}"
 
 
 def as_text(value: dict) -> str:

@@ -340,13 +340,17 @@ def test_a_whole_model_weighs_by_itself(beside, own, models):
     assert gone() is None
 
 
-def test_a_whole_models_own_base_is_what_its_card_names(beside, own, models):
+def test_a_whole_models_own_base_is_what_its_card_names(beside, put, own, models):
     for name, base in (("tuned", "base"), ("elsewhere", "other")):
         tiny.save(own / name, tiny.model(seed=6))
         (own / name / "aligner.json").write_text(json.dumps({"base": str(models / base)}))
     loaded = beside()
     assert loaded.get("tuned").q0 is loaded.proposal.model
     assert loaded.get("elsewhere").q0 is loaded.bases[models / "other"].model
+    put("other-1", "adapter")
+    loaded.get("adapter")
+    loaded.unload("adapter")
+    assert list(loaded.bases) == [models / "other"], "the whole model's own base is still asked for"
     loaded.unload("elsewhere")
     assert loaded.bases == {}
 
@@ -440,7 +444,7 @@ def test_weights_that_cannot_be_read_are_refused(beside, put, own):
 @pytest.mark.parametrize("base", ["base", "gelu"], ids=["lean", "transformers"])
 def test_an_adapter_of_another_shape_is_refused(beside, put, models, tmp_path, base):
     wide = tiny.save(tmp_path / "wide", tiny.model(hidden_size=32))
-    made = tiny.adapter(tmp_path / "made", wide)
+    made = tiny.adapter(tmp_path / "made", wide, r=RANK)
     folder = put(f"{base}-1", "wide")
     shutil.copy(made / "adapter_model.safetensors", folder)
     put(f"{base}-2", "good")

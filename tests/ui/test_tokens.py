@@ -1,0 +1,42 @@
+"""What the page is told: small, complete for the token drawn, and harmless on its way."""
+
+import json
+
+from ram_demo.decoding.trace import Candidate, Step
+from ram_demo.ui.figures import kl_timeline
+from ram_demo.ui.tokens import SHOWN, as_text, step_for_page
+
+
+def step(token: int, base: int, candidates: int, text: str = "x") -> Step:
+    listed = tuple(Candidate(i, f"<{i}>", 0.1, 0.2, 0.3) for i in range(candidates))
+    return Step("one", 3, token, text, 0.5, token == 1, 9, 0.8, 1.0, base, 0.25, 12.0, listed)
+
+
+def test_the_token_drawn_and_the_bases_are_always_among_those_shown():
+    told = step_for_page(step(token=15, base=17, candidates=20))
+    assert len(told["candidates"]) == SHOWN + 2
+    assert told["candidates"][told["chosen"]][0] == "<15>"
+    assert told["candidates"][told["base"]][0] == "<17>"
+    assert told["other"]
+
+
+def test_where_base_and_lane_agree_it_is_said_once():
+    told = step_for_page(step(token=2, base=2, candidates=20))
+    assert len(told["candidates"]) == SHOWN
+    assert told["chosen"] == told["base"] == 2
+    assert not told["other"]
+
+
+def test_the_text_of_an_update_holds_no_markup_and_reads_back_whole():
+    value = {"text": "</script><img onerror=x> \u2028 \u202e 👩‍👩‍👧"}
+    assert "<" not in as_text(value)
+    assert json.loads(as_text(value)) == value
+
+
+def test_the_figure_marks_gated_tokens_and_escapes_text():
+    figure = kl_timeline({"<b>one</b>": [step(1, 1, 2, "<i>"), step(2, 2, 2)]}, {"<b>one</b>": 0.1})
+    line = figure.data[0]
+    assert list(line.marker.symbol) == ["diamond-open", "circle"]
+    assert line.name == "&lt;b>one&lt;/b>" and line.customdata[0] == "&lt;i>"
+    assert list(line.y) == [0.5, 0.5]
+    assert figure.layout.shapes[0].y0 == 0.1
