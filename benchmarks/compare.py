@@ -1,9 +1,9 @@
 """Side by side against the plain way, in one run: `python -m ram_demo bench`, or `make bench`.
 
 The plain way is what people run today: transformers `generate` for the base, then, for the aligned answer, a loop of
-two separate forwards a token (the released code's way). It runs here in bfloat16, with the adapter merged into the aligner
-beforehand: its quickest form on the machines we have. Every figure is the median of several runs after a warm-up, and
-the runs of what is compared alternate, so that a machine that slows down slows both.
+two separate forwards a token (the released code's way). It runs here in bfloat16, with the adapter merged into the
+aligner beforehand: its quickest form on the machines we have. Every figure is the median of several runs after a
+warm-up, and the runs of what is compared alternate, so that a machine that slows down slows both.
 """
 
 import json

@@ -217,7 +217,7 @@ def bench(as_json: Json = False) -> None:
 
 
 def _print_json(record: dict) -> None:
-    print(json.dumps(record, ensure_ascii=False), flush=True)
+    print(json.dumps(record), flush=True)  # in ASCII, so that it is JSON on every terminal
 
 
 def _progress(what: str, _share: float) -> None:

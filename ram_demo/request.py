@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from ram_demo.decoding.engine import DecodingSettings
 from ram_demo.decoding.weights import MODES
 from ram_demo.errors import UserError
+from ram_demo.models.aligners import BASE
 
-BASE = "base"
 OWN_MODE = "auto"  # each lane in the mode that its aligners' cards recommend
 MAX_STRENGTH = 10.0
 MAX_PROMPT_CHARACTERS = 200_000
@@ -62,7 +62,7 @@ class Request:
             names = [choice.name for choice in choices]
             if len(set(names)) < len(names):
                 raise UserError(f"The aligner {max(names, key=names.count)} is chosen twice in one lane.")
-        lanes = [lane_name(choices) for choices in self.lanes]
+        lanes = [BASE, *(lane_name(choices) for choices in self.lanes)]
         if len(set(lanes)) < len(lanes):
             raise UserError(f"The lane {max(lanes, key=lanes.count)} is asked for twice.")
         check(self.settings)
@@ -78,7 +78,7 @@ def check(settings: DecodingSettings) -> None:
         raise UserError(f"There is no mode {settings.mode!r}; there are: {', '.join((*MODES, OWN_MODE))}.")
     for name, (low, high, words) in RANGES.items():
         value = getattr(settings, name)
-        if not math.isfinite(value) or not low <= value <= high:
+        if not low <= value <= high:  # not a number is not within either
             raise UserError(f"{words[0].upper()}{words[1:]} is {value}; it must be from {low:g} to {high:g}.")
         if name in WHOLE and value != int(value):
             raise UserError(f"{words[0].upper()}{words[1:]} is {value}; it must be a whole number.")

@@ -128,8 +128,9 @@ class Runs:
         run = Run(request, session, self.opening)
         with self._lock:
             self._runs[run.id] = run
-            while len(self._runs) > KEPT:
-                self._runs.popitem(last=False)
+            ended = [key for key, other in self._runs.items() if other.ended]
+            for key in ended[: max(0, len(self._runs) - KEPT)]:
+                del self._runs[key]
         return run
 
     def find(self, run_id: str) -> Run:

@@ -61,7 +61,7 @@ def from_environment(environ=os.environ) -> Settings:
     volume = on_spaces and os.access("/data", os.W_OK)
     data = environ.get("RAM_DEMO_DATA") or ("/data" if volume else platformdirs.user_data_dir("ram-demo"))
     cache = environ.get("RAM_DEMO_CACHE") or platformdirs.user_cache_dir("ram-demo")
-    dtype = environ.get("RAM_DEMO_DTYPE", "auto")
+    dtype = environ.get("RAM_DEMO_DTYPE") or "auto"
     if dtype not in DTYPES:
         raise UserError(f"RAM_DEMO_DTYPE is {dtype!r}; it can be {', '.join(DTYPES)}.")
     # Gradio's own names are honoured because hosts and containers set them.
@@ -70,15 +70,15 @@ def from_environment(environ=os.environ) -> Settings:
         raise UserError(f"RAM_DEMO_PORT is {port!r}; it must be a number from 1 to 65535.")
     host = environ.get("RAM_DEMO_HOST") or environ.get("GRADIO_SERVER_NAME") or "127.0.0.1"
     # A page that others can reach takes no files from them unless its host says so.
-    uploads = environ.get("RAM_DEMO_UPLOADS", "on" if host in ("127.0.0.1", "localhost", "::1") else "off")
+    uploads = environ.get("RAM_DEMO_UPLOADS") or ("on" if host in ("127.0.0.1", "localhost", "::1") else "off")
     if uploads not in ("on", "off"):
         raise UserError(f"RAM_DEMO_UPLOADS is {uploads!r}; it can be on or off.")
     return Settings(
         data=Path(data).expanduser().absolute(),
         cache=Path(cache).expanduser().absolute(),
-        model=environ.get("RAM_DEMO_MODEL", DEFAULT_MODEL),
+        model=environ.get("RAM_DEMO_MODEL") or DEFAULT_MODEL,
         dtype=dtype,
-        device=environ.get("RAM_DEMO_DEVICE", "auto"),
+        device=environ.get("RAM_DEMO_DEVICE") or "auto",
         host=host,
         port=int(port),
         on_spaces=on_spaces,

@@ -160,7 +160,7 @@ def _weigher(choice: Choice, loaded: Loaded, tau: str | float, mode: str) -> eng
     return engine.Weigher(
         name=choice.name,
         seat=(loaded.model, loaded.adapter),
-        beta=card.beta if choice.beta is None else choice.beta,
+        beta=Choice(choice.name, card.beta).beta if choice.beta is None else choice.beta,
         tau={"auto": card.tau, "off": None}.get(tau, tau),
         q0=None if loaded.q0 is None else (loaded.q0, None),
     )

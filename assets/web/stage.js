@@ -5,7 +5,7 @@
 const stage = element.querySelector(".stage");
 const part = (name) => stage.querySelector("." + name);
 const FULL_PUSH = 3; // nats at which a token's colour is at its strongest
-const LETTERS = "ABCDEFGH";
+const LETTERS = "ABCDEFGHIJ";
 // Characters that would reorder or hide the text around them are shown by their number.
 const UNSEEN = /[\u0000-\u0008\u000b-\u001f\u007f\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff]/g;
 

@@ -4,8 +4,9 @@ Loading, swapping and unloading never touch the proposal: an adapter on it is a 
 base, or a whole small model, is a model of its own, loaded once and shared. Knows nothing of decoding.
 """
 
+import math
+import re
 import shutil
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from ram_demo.models.proposal import Proposal, load, load_tokenizer
 
 CARD = "aligner.json"
 KINDS = ("lora", "model")
+BASE = "base"  # the lane of the proposal alone; no aligner can have its name
+NAME = re.compile(r"\w[\w .-]{0,59}")
 
 
 @dataclass(frozen=True)
@@ -93,9 +96,19 @@ class Registry:
 def _describe(folder: Path, shipped: bool) -> Package:
     """The package in `folder`, its problem in words, not as an error: one bad folder must not hide the rest."""
     try:
+        check_name(folder.name)
         return Package(folder.name, folder, read_card(folder), shipped)
     except UserError as error:
         return Package(folder.name, folder, Card(folder.name), shipped, str(error))
+
+
+def check_name(name: str) -> None:
+    """Raise UserError unless `name` can be a folder's and a lane's ("+" joins names there, ":" precedes a strength)."""
+    if name == BASE or not NAME.fullmatch(name):
+        raise UserError(
+            f"An aligner cannot have the name {name!r}: it takes up to 60 letters, digits, spaces, dots, dashes and "
+            f"underscores, begins with a letter or digit, and is not {BASE!r}."
+        )
 
 
 def read_card(folder: Path) -> Card:
@@ -110,10 +123,10 @@ def read_card(folder: Path) -> Card:
     values = {"description": "", "base": base or "", **{k: v for k, v in raw.items() if k in known}}
     card = Card(**{**values, "kind": kind, "name": folder.name})
     numbers = (card.beta, 0.0 if card.tau is None else card.tau)
-    if not all(isinstance(n, (int, float)) for n in numbers) or not all(
+    if not all(type(n) in (int, float) and math.isfinite(n) and n >= 0 for n in numbers) or not all(
         isinstance(getattr(card, name), str) for name in ("description", "base", "tokenizer", "license", "data", "mode")
     ):
-        raise UserError(f"{CARD} of {folder.name} holds a value of the wrong kind.")
+        raise UserError(f"{CARD} of {folder.name} holds a value of the wrong kind or out of range.")
     return card
 
 
@@ -130,7 +143,10 @@ class Aligners:
         if name not in self.loaded:
             package = self.registry.find(name)
             progress(f"Loading the aligner {name}", 0.5)
-            self.loaded[name] = self._load(package, progress)
+            try:
+                self.loaded[name] = self._load(package, progress)
+            finally:
+                self._drop_idle_bases()  # one that was loaded for an aligner that then did not fit
         return self.loaded[name]
 
     def unload(self, name: str) -> None:
@@ -140,6 +156,9 @@ class Aligners:
             return
         if gone.adapter:
             gone.model.remove_adapter(gone.adapter)
+        self._drop_idle_bases()
+
+    def _drop_idle_bases(self) -> None:
         needed = {id(m) for other in self.loaded.values() for m in (other.model, other.q0)}
         self.bases = {path: base for path, base in self.bases.items() if id(base.model) in needed}
 
@@ -157,8 +176,11 @@ class Aligners:
 
     def try_out(self, package: Package) -> None:
         """Load and forget: raises UserError unless the package would work beside this proposal."""
-        self.loaded[package.name] = self._load(package, sources.silent)
-        self.unload(package.name)
+        try:
+            self.loaded[package.name] = self._load(package, sources.silent)
+        finally:
+            self.unload(package.name)
+            self._drop_idle_bases()
 
     def _load(self, package: Package, progress: sources.Progress) -> Loaded:
         self.check(package)
@@ -197,7 +219,3 @@ def remove(package: Package) -> None:
     if package.shipped:
         raise UserError(f"{package.name} is shipped with the app and cannot be removed.")
     shutil.rmtree(package.folder)
-
-
-def names(packages: Sequence[Package]) -> list[str]:
-    return [package.name for package in packages]

@@ -4,23 +4,27 @@ Nothing from outside is trusted: only known kinds of file are taken, a zip canno
 without limit, pickles are refused, and what does not fit the proposal never reaches the registry.
 """
 
+import lzma
 import os
 import re
 import shutil
 import stat
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
 from ram_demo.errors import StorageError, UserError
 from ram_demo.models import lora
-from ram_demo.models.aligners import Package, read_card
+from ram_demo.models.aligners import Package, check_name, read_card
 
 TAKEN = {".json", ".safetensors", ".txt", ".jinja", ".model", ".md"}
 PICKLES = {".bin", ".pt", ".pth", ".pkl", ".ckpt"}
 MAX_BYTES = 8 * 2**30
 MAX_FILES = 1000
+# What zipfile raises over a damaged, encrypted or unknown archive.
+DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, ValueError, NotImplementedError, RuntimeError, EOFError)
 
 
 def import_package(source: Path, own: Path, taken_names: set[str], check: Callable[[Package], None]) -> str:
@@ -42,6 +46,7 @@ def import_package(source: Path, own: Path, taken_names: set[str], check: Callab
             _unzip(source, aside)
         found = _package_folder(aside)
         name = _name(source if found == aside else found)
+        check_name(name)
         if name in taken_names:
             raise UserError(f"There is an aligner {name} already; rename the folder or zip and import it again.")
         folder = found.rename(aside.with_name(f".{name}.checked"))
@@ -73,17 +78,26 @@ def _unzip(source: Path, target: Path) -> None:
                 raise UserError(f"{source.name} is too large: at most {MAX_FILES} files and {MAX_BYTES >> 30} GB.")
             for info in members:
                 path = PurePosixPath(info.filename.replace("\\", "/"))
-                if path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
+                if path.is_absolute() or ".." in path.parts or ":" in info.filename.split("/")[0]:
                     raise UserError(f"{source.name} is refused: {info.filename!r} would land outside its folder.")
                 if stat.S_ISLNK(info.external_attr >> 16):
                     raise UserError(f"{source.name} is refused: {info.filename!r} is a link.")
             for info in members:
                 if PurePosixPath(info.filename).suffix in TAKEN:
-                    archive.extract(info, target)
+                    _extract(archive, info, target)
             if any(PurePosixPath(info.filename).suffix in PICKLES for info in members):
                 _require_safetensors(target)
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
+    except DAMAGED as error:
         raise UserError(f"{source.name} is not a sound zip file ({error}).") from error
+
+
+def _extract(archive: zipfile.ZipFile, info: zipfile.ZipInfo, target: Path) -> None:
+    try:
+        archive.extract(info, target)
+    except OSError as error:
+        if error.errno is None:  # bz2 has no error of its own for data that it cannot read
+            raise zipfile.BadZipFile(str(error)) from error
+        raise
 
 
 def _require_safetensors(folder: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from ram_demo.errors import UserError
 from ram_demo.models import lean, vocabulary
@@ -82,8 +82,11 @@ def read_config(folder: Path):
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer as its own tokenizer.json says. AutoTokenizer goes by the class named beside it, and some classes
+    (GPT2Tokenizer, which SmolLM2's files name) lay a pre-tokenizer of their own over the file's."""
+    kind = PreTrainedTokenizerFast if (folder / "tokenizer.json").is_file() else AutoTokenizer
     try:
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        return kind.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder.name} has no tokenizer that can be loaded.") from error
 

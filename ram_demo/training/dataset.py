@@ -34,7 +34,7 @@ class Encoded:
 def read(file: Path) -> list[Example]:
     """One JSON object a line with `prompt` and `completion`. Raises UserError that names the first bad line."""
     try:
-        lines = file.read_text("utf-8").splitlines()
+        lines = file.read_text("utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"The data {file} cannot be read: {error}.") from error
     examples = []
@@ -64,7 +64,8 @@ def encode(tokenizer, examples: Sequence[Example], max_tokens: int) -> list[Enco
     encoded = []
     for number, example in enumerate(examples, 1):
         prompt = encode_prompt(tokenizer, example.prompt)
-        response = tokenizer.encode(example.completion.strip(), add_special_tokens=False, split_special_tokens=True)
+        completion = example.completion.encode("utf-8", "replace").decode("utf-8").strip()  # no lone surrogates
+        response = tokenizer.encode(completion, add_special_tokens=False, split_special_tokens=True)
         length = len(prompt) + len(response) + 1
         if length > max_tokens:
             raise UserError(f"Example {number} has {length} tokens; the recipe allows {max_tokens}.")

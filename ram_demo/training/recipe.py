@@ -5,16 +5,29 @@ Its hash goes into the card of the aligner it made. Knows nothing of how it is c
 
 import hashlib
 import json
+import math
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import yaml
 
 from ram_demo.errors import UserError
+from ram_demo.models.aligners import check_name
 from ram_demo.settings import DEFAULT_MODEL
 
 LOSSES = ("ram_sft", "sft")
 FOR_THE_CARD = ("name", "description", "license", "data_license", "beta", "tau", "mode")
+POSITIVE = (
+    "lora_rank",
+    "lora_alpha",
+    "epochs",
+    "batch_size",
+    "learning_rate",
+    "clip",
+    "max_tokens",
+    "synthesis_tokens",
+)
+NOT_NEGATIVE = ("alpha", "warmup", "weight_decay", "seed", "beta", "tau")
 
 
 @dataclass(frozen=True)
@@ -79,10 +92,15 @@ def read(file: Path) -> Recipe:
         raise UserError(f"{file} is incomplete: {str(error).split(') ', 1)[-1]}.") from error
     if recipe.loss not in LOSSES:
         raise UserError(f"{file}: the loss {recipe.loss!r} is unknown; there are {', '.join(LOSSES)}.")
-    positive = ("lora_rank", "lora_alpha", "epochs", "batch_size", "learning_rate", "max_tokens", "synthesis_tokens")
-    wrong = next((name for name in positive if getattr(recipe, name) <= 0), None)
-    if wrong:
-        raise UserError(f"{file}: {wrong} must be above zero.")
+    check_name(recipe.name)
+    for name in (*POSITIVE, *NOT_NEGATIVE):
+        value = getattr(recipe, name)
+        if value is not None and not (math.isfinite(value) and value >= 0 and (value or name in NOT_NEGATIVE)):
+            raise UserError(f"{file}: {name} must be {'zero or more' if name in NOT_NEGATIVE else 'above zero'}.")
+    if recipe.seed >= 2**63:
+        raise UserError(f"{file}: seed must be below 2**63.")
+    if not recipe.lora_targets:
+        raise UserError(f"{file}: lora_targets names nothing to adapt.")
     return recipe
 
 

@@ -13,6 +13,8 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
+from ram_demo.errors import StorageError
+
 SAMPLING = {"do_sample": True, "temperature": 0.5, "top_p": 0.95, "top_k": 10, "repetition_penalty": 1.05}
 BATCH = 16
 
@@ -35,6 +37,10 @@ def synthesize(
     file = cache / "synthesis" / f"{hashlib.sha256(recipe.encode()).hexdigest()[:16]}.json"
     if file.is_file():
         return json.loads(file.read_text())
+    try:  # before the minutes of sampling, not after them
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"Answers cannot be written to {file.parent}: {error.strerror or error}.") from error
     torch.manual_seed(seed)
     responses = []
     pad = min(end_ids)
@@ -54,10 +60,12 @@ def synthesize(
             )
         responses += [_until_end(row, end_ids) for row in out[:, width:].tolist()]
         progress(len(responses), len(prompts))
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False) as aside:
-        json.dump(responses, aside)
-    os.replace(aside.name, file)
+    try:
+        with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False) as aside:
+            json.dump(responses, aside)
+        os.replace(aside.name, file)
+    except OSError as error:
+        raise StorageError(f"Answers cannot be written to {file.parent}: {error.strerror or error}.") from error
     return responses
 
 

@@ -7,7 +7,6 @@ Made to be repeated: equal recipe, data, proposal and machine give equal weights
 import json
 import math
 import os
-import shutil
 import tempfile
 import time
 from collections.abc import Callable
@@ -50,7 +49,8 @@ def train(recipe: Recipe, data: Path, out: Path, settings: Settings, max_steps: 
     max_steps cuts the run short (the learning rate's course is then that of the shorter run). Raises UserError for bad
     data, StorageError if `out` cannot be written.
     """
-    torch.manual_seed(recipe.seed)
+    if out.exists() and not (out / CARD).is_file() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} is there already and is no aligner, so it is not replaced; name another folder.")
     report(Progress("load", 0, 1))
     source = sources.resolve(recipe.base, settings.cache)
     tokenizer = load_tokenizer(source.path)
@@ -66,6 +66,9 @@ def train(recipe: Recipe, data: Path, out: Path, settings: Settings, max_steps: 
 
     rejected = None
     if recipe.loss == "ram_sft":
+        context = getattr(model.config, "max_position_embeddings", math.inf)
+        if max(len(row.prompt) for row in chosen) + recipe.synthesis_tokens > context:
+            raise UserError(f"synthesis_tokens is {recipe.synthesis_tokens}; {source.name} reads {context} in all.")
         answers = synthesize(
             model.eval(),
             [row.prompt for row in chosen],
@@ -78,15 +81,20 @@ def train(recipe: Recipe, data: Path, out: Path, settings: Settings, max_steps: 
         )
         rejected = [dataset.Encoded(row.prompt, tuple(answer)) for row, answer in zip(chosen, answers, strict=True)]
 
-    model = get_peft_model(
-        model,
-        LoraConfig(
-            r=recipe.lora_rank,
-            lora_alpha=recipe.lora_alpha,
-            target_modules=list(recipe.lora_targets),
-            task_type="CAUSAL_LM",
-        ),
-    )
+    # Here and not sooner: what came before drew from the same generator, or was read from the cache and did not.
+    torch.manual_seed(recipe.seed)
+    try:
+        model = get_peft_model(
+            model,
+            LoraConfig(
+                r=recipe.lora_rank,
+                lora_alpha=recipe.lora_alpha,
+                target_modules=list(recipe.lora_targets),
+                task_type="CAUSAL_LM",
+            ),
+        )
+    except ValueError as error:
+        raise UserError(f"lora_targets does not fit {source.name}: {error}") from error
     seconds = _fit(model, recipe, chosen, rejected, tokenizer.eos_token_id, max_steps, report)
     card = Card(
         name=recipe.name,
@@ -154,19 +162,22 @@ def _log_likelihood(model, rows: list[dataset.Encoded], pad: int) -> torch.Tenso
 
 def _save(model, card: Card, out: Path) -> None:
     """Write the package aside and put it in `out`'s place. float16 on disk: half the size, 11 bits of mantissa."""
+    tensors = {k: v.to(torch.float16).contiguous() for k, v in get_peft_model_state_dict(model).items()}
+    if not all(tensor.isfinite().all() for tensor in tensors.values()):
+        raise UserError("The training diverged: the weights it left are not finite. Lower learning_rate.")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(dir=out.parent))
-        tensors = {k: v.to(torch.float16).contiguous() for k, v in get_peft_model_state_dict(model).items()}
-        save_file(tensors, aside / lora.WEIGHTS, metadata={"format": "pt"})
-        config = model.peft_config["default"]
-        config.base_model_name_or_path = card.base
-        config.inference_mode = True
-        config.save_pretrained(aside)
-        (aside / CARD).write_text(json.dumps(card.to_json(), indent=2, ensure_ascii=False) + "\n", "utf-8")
-        aside.chmod(0o755)
-        if out.exists():
-            shutil.rmtree(out)
-        os.replace(aside, out)
+        with tempfile.TemporaryDirectory(dir=out.parent, prefix=".training-") as folder:
+            aside = Path(folder) / "package"
+            aside.mkdir()
+            save_file(tensors, aside / lora.WEIGHTS, metadata={"format": "pt"})
+            config = model.peft_config["default"]
+            config.base_model_name_or_path = card.base
+            config.inference_mode = True
+            config.save_pretrained(aside)
+            (aside / CARD).write_text(json.dumps(card.to_json(), indent=2, ensure_ascii=False) + "\n", "utf-8")
+            if out.exists():
+                os.replace(out, Path(folder) / "replaced")
+            os.replace(aside, out)
     except OSError as error:
         raise StorageError(f"The aligner could not be written to {out}: {error.strerror or error}.") from error

@@ -47,6 +47,7 @@ MODE_WORDS = {
 }
 LAYOUTS = {"a pane for each": True, "composed in one pane": False}
 VOTES = {"A better": "a", "B better": "b", "Tie": "tie", "Both bad": "both_bad"}
+LETTERS = "ABCDEFGHIJ"  # of the panes, in the order in which they stand; stage.js has the same
 NO_VOTE = "Vote once both answers have ended."
 IDLE = tokens.as_text({"state": "empty", "note": "", "run": None})
 DEFAULTS = DecodingSettings()
@@ -174,7 +175,7 @@ def build(runs: Runs, registry: Registry) -> gr.HTML:
             **_closed(buttons, pair, said, NO_VOTE),
         }
         yield from _stream(going)
-        lanes = [lane for lane in going.traces if going.traces[lane].steps]
+        lanes = [lane for lane in going.plan.record["lanes"] if lane in going.traces] if going.plan else []
         ending = {
             run: gr.update(interactive=True),
             stop: gr.update(interactive=False),
@@ -185,10 +186,9 @@ def build(runs: Runs, registry: Registry) -> gr.HTML:
             yield {**ending, stage: tokens.as_text({"state": "failed", "note": last.note, "run": None})}
             raise gr.Error(escape(last.note), print_exception=False)
         if len(lanes) > 1:
-            pairs = [
-                (f"{x} against {y}", f"{i}:{j}") for i, x in enumerate(lanes) for j, y in enumerate(lanes) if i < j
-            ]
-            ending |= dict.fromkeys(buttons, gr.update(interactive=True))
+            titled = [f"{letter} ({lane})" for letter, lane in zip(LETTERS, lanes, strict=False)]
+            pairs = [(f"{titled[i]} or {titled[j]}", f"{i}:{j}") for j in range(len(lanes)) for i in range(j)]
+            ending |= {b: gr.update(value=words, interactive=True) for b, words in zip(buttons, VOTES, strict=True)}
             ending |= {
                 pair: gr.update(choices=pairs, value=pairs[0][1], visible=len(pairs) > 1),
                 said: "**Which answer is better?** Your vote is kept with the seed, the settings and every weight.",
@@ -241,8 +241,10 @@ def build(runs: Runs, registry: Registry) -> gr.HTML:
         """Stop what this session is running; its answers so far stay."""
         runs.stop(_session(request))
 
-    def reopen(run_id: str):
-        return [gr.update(interactive=bool(run_id))] * len(buttons)
+    def reopen(run_id: str, pair_text: str):
+        """Another pair of the same run may be voted on too; the first two buttons bear its letters."""
+        words = [f"{LETTERS[int(n)]} better" for n in pair_text.split(":")] + list(VOTES)[2:]
+        return [gr.update(value=word, interactive=bool(run_id)) for word in words]
 
     asked = [prompt, picker, seed, *knobs, *sampling]
     # Fewer than the server's threads, so that votes and stops are answered however many are streaming.
@@ -265,7 +267,7 @@ def build(runs: Runs, registry: Registry) -> gr.HTML:
             show_progress="hidden",
             api_visibility="private",
         )
-    pair.input(reopen, shown, buttons, show_progress="hidden", api_visibility="private")
+    pair.input(reopen, [shown, pair], buttons, show_progress="hidden", api_visibility="private")
     gr.api(vote, api_name="vote", concurrency_limit=None)
     return picker
 

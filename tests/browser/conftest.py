@@ -74,8 +74,10 @@ def app(tmp_path_factory) -> Iterator[App]:
     tokenizer = tiny.byte_level()
     tokenizer.add_tokens(list(HOSTILE))
     proposal = tiny.model(vocab_size=len(tokenizer), tie_word_embeddings=False, max_position_embeddings=1400)
-    # Long rows in the head: about every other token is a hostile one.
-    proposal.lm_head.weight.data[-len(HOSTILE) :] *= 4
+    # Long rows in the head make about every other token a hostile one; no rows for the ends keep answers going.
+    proposal.lm_head.weight.data *= 3
+    proposal.lm_head.weight.data[-len(HOSTILE) :] *= 2
+    proposal.lm_head.weight.data[[0, 2]] = 0
     folder = tiny.save(root / "model", proposal, tokenizer)
     for seed, name in enumerate(("one", "two")):
         tiny.adapter(root / "data" / "aligners" / name, folder, seed=seed)

@@ -73,9 +73,9 @@ def test_a_stranger_cannot_vote(client: Client, app: App):
         ({"picked": {"chosen": {"one": 11}}}, "strength"),
         ({"picked": {"chosen": {"one": "much"}}}, "not a number"),
         ({"picked": "one"}, "not a request"),
-        ({"length": 100_000}, "length"),
-        ({"t": -1}, "temperature"),
-        ({"top_p": 0}, "top-p|Top-p"),
+        ({"length": 100_000}, "maximum"),
+        ({"t": -1}, "minimum"),
+        ({"top_p": 0}, "minimum"),
     ],
 )
 def test_bad_input_is_answered_in_words(client: Client, changes: dict, sentence: str):

@@ -122,13 +122,18 @@ def test_strength_zero_is_the_base(page: Page):
     expect(page.locator(".part")).to_be_empty()
 
 
-def test_several_aligners_each_or_composed(page: Page):
+def test_several_aligners_each_or_composed(page: Page, app: App):
     length(page, 16)
     choose(page, "one", "two")
     run(page)
     ended(page, lanes=3)
     assert page.locator(".pane h3").all_inner_texts() == ["Base", "one", "two"]
-    expect(page.locator("#pair")).to_be_visible()
+    before = len(app.votes())
+    page.locator("#pair input").click()
+    page.get_by_role("option", name="B (one) or C (two)").click()
+    page.click("#votes button:has-text('C better')")
+    expect(page.locator("#said")).to_contain_text("Saved")
+    assert app.votes()[before:] == [("b", "one", "two", 7)]
     page.get_by_label("composed in one pane").check()
     page.click("#run")
     expect(page.locator(".pane")).to_have_count(2)
@@ -207,9 +212,9 @@ def test_on_a_phone_nothing_is_cut_off(page: Page):
 
 
 def test_dark_and_light(page: Page):
-    background = "getComputedStyle(document.querySelector('.pane, .block')).backgroundColor"
-    before = page.evaluate(background)
+    ink = "getComputedStyle(document.querySelector('#prompt textarea')).color"
+    before = page.evaluate(ink)
     page.click("#theme")
-    page.wait_for_function(f"{background} !== {before!r}")
+    page.wait_for_function(f"{ink} !== {before!r}")
     page.click("#theme")
-    page.wait_for_function(f"{background} === {before!r}")
+    page.wait_for_function(f"{ink} === {before!r}")

@@ -58,4 +58,4 @@ def test_postgresql_understands_the_tables():
     assert "seed BIGINT NOT NULL" in ddl["battle"]
     assert "created_at TIMESTAMP WITH TIME ZONE NOT NULL" in ddl["vote"]
     assert "CHECK (choice IN ('a', 'b', 'tie', 'both_bad'))" in ddl["vote"]
-    assert "CHECK (done IN ('eos', 'length'))" in ddl["response"]
+    assert "CHECK (done IN ('eos', 'length', 'stopped'))" in ddl["response"]
