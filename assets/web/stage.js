@@ -59,7 +59,7 @@ function colour(push) {
 }
 
 function append(lane, news) {
-  if (news.i !== lane.steps.length) return news.i < lane.steps.length; // seen before, or one is missing
+  if (news.i !== lane.steps.length) return; // seen before, or one is missing
   const step = { ...news };
   lane.steps.push(step);
   const token = make("span", "token");
@@ -78,7 +78,6 @@ function append(lane, news) {
   lane.text.append(token);
   step.node = token;
   compare(lane, step.i);
-  return true;
 }
 
 // Where a lane first says something else than the base.
@@ -233,8 +232,8 @@ async function update(value) {
   if (value.run !== run) clear(value);
   stage.dataset.state = value.state;
   part("note").textContent = value.note;
-  const fits = value.steps.every((step) => append(lanes.get(step.lane), step));
-  if (!fits && value.state === "ended") {
+  value.steps.forEach((step) => append(lanes.get(step.lane), step));
+  if (value.final && value.traces.some((trace) => lanes.get(trace.lane).steps.length < trace.tokens)) {
     // An update was overtaken by the next: ask once for everything.
     const all = await server.everything(value.run);
     all.steps.forEach((step) => append(lanes.get(step.lane), step));

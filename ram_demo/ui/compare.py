@@ -5,7 +5,7 @@ Decides nothing: requests are checked in `request.py`, who may vote in `runs.py`
 
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import fields
 from html import escape
 
@@ -13,6 +13,7 @@ import gradio as gr
 
 from ram_demo.decoding.engine import DecodingSettings
 from ram_demo.decoding.monitor import PAPER_TAU
+from ram_demo.decoding.trace import Step
 from ram_demo.errors import UserError
 from ram_demo.models.aligners import Registry
 from ram_demo.request import BASE, OWN_MODE, Choice, Request, parse_tau
@@ -174,17 +175,19 @@ def build(runs: Runs, registry: Registry) -> gr.HTML:
             last_seed: asked.settings.seed,
             **_closed(buttons, pair, said, NO_VOTE),
         }
-        yield from _stream(going)
+        heard, newest = yield from _stream(going)
         lanes = [lane for lane in going.plan.record["lanes"] if lane in going.traces] if going.plan else []
         ending = {
             run: gr.update(interactive=True),
             stop: gr.update(interactive=False),
             again: gr.update(interactive=True),
         }
-        last = going.news(0, wait=0)
+        last = going.news(heard, wait=0)
         if last.state == "failed":
             yield {**ending, stage: tokens.as_text({"state": "failed", "note": last.note, "run": None})}
             raise gr.Error(escape(last.note), print_exception=False)
+        # Said once more, marked as final: the page checks that it has everything, and asks for what it missed.
+        ending[stage] = tokens.as_text({**tokens.payload(going, last, newest), "final": True})
         if len(lanes) > 1:
             titled = [f"{letter} ({lane})" for letter, lane in zip(LETTERS, lanes, strict=False)]
             pairs = [(f"{titled[i]} or {titled[j]}", f"{i}:{j}") for j in range(len(lanes)) for i in range(j)]
@@ -197,7 +200,8 @@ def build(runs: Runs, registry: Registry) -> gr.HTML:
             ending |= {said: "Choose an aligner to have two answers to vote on."}
         yield ending
 
-    def _stream(going: Run) -> Iterator[dict]:
+    def _stream(going: Run) -> Generator[dict, None, tuple[int, tuple[Step, ...]]]:
+        """Tell what is new until the run is over. Returns how much was heard, and the last steps told."""
         heard, again_sent, drawn_at = 0, (), time.monotonic()
         steps: dict[str, list] = {}
         while True:
@@ -214,9 +218,9 @@ def build(runs: Runs, registry: Registry) -> gr.HTML:
                     update[plot] = gr.update(value=kl_timeline(steps, _taus(going)), visible=True)
             yield update
             heard, again_sent = news.heard, news.steps
-            if is_over:
-                return
             time.sleep(UPDATE_SECONDS)
+            if is_over:
+                return heard, again_sent
 
     def vote(run_id: str, pair_text: str, choice: str, request: gr.Request) -> str:
         """Keep a vote: a, b, tie or both_bad, on the two answers of a run (pair "0:1" is the base and the first)."""
