@@ -308,3 +308,27 @@ def test_a_defect_in_opening_is_one_sentence_and_in_the_log(monkeypatch, tmp_pat
     with pytest.raises(UserError) as caught:
         Opening(tiny_workbench.settings(tmp_path)).wait()
     assert "secret" not in str(caught.value)
+
+
+# Modes --------------------------------------------------------------------------------------------------------------
+
+
+def said(bench: Workbench, names: tuple[str, ...], mode: str) -> tuple[dict, dict]:
+    """The text of each lane, and the mode that the record says each ran in."""
+    settings = DecodingSettings(mode=mode, max_new_tokens=12, temperature=0.9)
+    plan = bench.plan(Request("Hello", lanes(*names), settings=settings))
+    events = bench.run(plan, threading.Event())
+    return {e.lane: e.text for e in events if isinstance(e, Trace)}, plan.record["modes"]
+
+
+def test_each_lane_runs_in_the_mode_its_own_card_recommends(bench, tmp_path, made):
+    bench.settings.own_aligners.unlink()
+    for name, mode in (("p", "par"), ("r", "ratio")):
+        tiny.adapter(bench.settings.own_aligners / name, made / "base", seed=len(name) + ord(name))
+        (bench.settings.own_aligners / name / "aligner.json").write_text(json.dumps({"beta": 2.0, "mode": mode}))
+    own, modes = said(bench, ("p", "r", "p+r"), "auto")
+    assert modes == {"base": "product", "p": "par", "r": "ratio", "p+r": "product"}
+    assert own["p"] == said(bench, ("p",), "par")[0]["p"]
+    assert own["r"] == said(bench, ("r",), "ratio")[0]["r"]
+    assert own["p+r"] == said(bench, ("p+r",), "product")[0]["p+r"]
+    assert own["p"] != said(bench, ("p",), "product")[0]["p"]
