@@ -16,8 +16,8 @@ def main() -> int:
         from ram_demo.votes import VoteStore
         from ram_demo.workbench import Opening
 
-        opening = Opening(settings)
         store = VoteStore(settings.database_url, settings.network_volume)
+        opening = Opening(settings)  # last: its thread loads for seconds, and nothing may fail beside it
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
