@@ -6,7 +6,6 @@ base, or a whole small model, is a model of its own, loaded once and shared. Kno
 
 import math
 import re
-import shutil
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
@@ -16,7 +15,6 @@ from ram_demo.models.language_model import LanguageModel
 from ram_demo.models.proposal import Proposal, load, load_tokenizer
 
 CARD = "aligner.json"
-KINDS = ("lora", "model")
 BASE = "base"  # the lane of the proposal alone; no aligner can have its name
 NAME = re.compile(r"\w[\w .-]{0,59}")
 
@@ -212,10 +210,3 @@ class Aligners:
             vocabulary.require_same(self.proposal.tokenizer, tokenizer, f"{source.name}, the base of {aligner},")
             self.bases[source.path] = load(source, str(self.proposal.model.device), "auto")
         return self.bases[source.path]
-
-
-def remove(package: Package) -> None:
-    """Delete a user's own package from disk. Shipped ones stay."""
-    if package.shipped:
-        raise UserError(f"{package.name} is shipped with the app and cannot be removed.")
-    shutil.rmtree(package.folder)
