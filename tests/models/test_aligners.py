@@ -11,7 +11,6 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from ram_demo.errors import UserError
-from ram_demo.models import aligners
 from ram_demo.models.aligners import Aligners, Registry
 from ram_demo.models.vocabulary import fingerprint
 from tests import tiny, tiny_workbench
@@ -190,17 +189,6 @@ def test_an_unknown_name_is_told_what_there_is(put, registry):
     put("base-1", "two")
     with pytest.raises(UserError, match=r"'x'.*one, two"):
         registry.find("x")
-
-
-def test_only_ones_own_package_can_be_removed(put, registry):
-    folder = put("base-1", "mine")
-    aligners.remove(registry.find("mine"))
-    assert not folder.exists() and registry.packages() == []
-    shipped = Registry(registry.own, registry.shipped)
-    kept = put("base-1", "kept")
-    with pytest.raises(UserError, match="kept"):
-        aligners.remove(shipped.find("kept"))
-    assert kept.exists()
 
 
 # Loading, swapping, unloading ---------------------------------------------------------------------------------------
