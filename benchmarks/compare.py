@@ -24,6 +24,8 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, DynamicCache
 
+from ram_demo.decoding import engine
+from ram_demo.decoding.detokenize import plain_decode
 from ram_demo.decoding.engine import DecodingSettings
 from ram_demo.decoding.trace import Trace
 from ram_demo.request import Choice, Request
@@ -125,9 +127,6 @@ def ours(bench: Workbench, lanes: tuple, tokens: int) -> tuple[float, float, lis
 
 def _endless(bench: Workbench, plan):
     """The plan with no end-of-text ids, so that every run has the same length."""
-    from ram_demo.decoding import engine
-    from ram_demo.decoding.detokenize import plain_decode
-
     proposal = bench.proposal
     return engine.decode(
         proposal.model,

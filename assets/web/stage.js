@@ -12,7 +12,8 @@ const UNSEEN = /[\u0000-\u0008\u000b-\u001f\u007f\u200b\u200e\u200f\u202a-\u202e
 let run = null; // id of the run on the stage
 let lanes = new Map(); // lane name -> {steps, pane, text, stats, end}
 let pinned = null; // the token that was clicked
-let parted = new Map();
+let parted = new Set(); // lanes that have said something else than the base
+let looked = null; // the token whose candidates are shown
 
 const make = (tag, className, text) => {
   const node = document.createElement(tag);
@@ -30,7 +31,8 @@ function clear(value) {
   run = value.run;
   lanes = new Map();
   pinned = null;
-  parted = new Map();
+  parted = new Set();
+  looked = null;
   part("part").replaceChildren();
   part("detail").replaceChildren();
   part("legend").hidden = value.lanes.length < 2;
@@ -46,7 +48,7 @@ function clear(value) {
       text.setAttribute("aria-label", "Answer " + LETTERS[at] + ", " + lane.title);
       const stats = make("footer", "", "");
       pane.append(head, text, stats);
-      lanes.set(lane.name, { name: lane.name, title: lane.title, at, steps: [], text, stats, ended: null });
+      lanes.set(lane.name, { name: lane.name, title: lane.title, at, steps: [], gated: 0, text, stats, ended: null });
       return pane;
     })
   );
@@ -62,6 +64,7 @@ function append(lane, news) {
   if (news.i !== lane.steps.length) return; // seen before, or one is missing
   const step = { ...news };
   lane.steps.push(step);
+  lane.gated += step.gated;
   const token = make("span", "token");
   token.dataset.i = step.i;
   token.tabIndex = step.i ? -1 : 0;
@@ -87,7 +90,7 @@ function compare(lane, i) {
     if (other === base || parted.has(other.name)) continue;
     const [ours, theirs] = [base.steps[i], other.steps[i]];
     if (!ours || !theirs || ours.token === theirs.token) continue;
-    parted.set(other.name, i);
+    parted.add(other.name);
     theirs.node.classList.add("parting");
     ours.node.classList.add("parting");
     const line = make("p");
@@ -98,6 +101,10 @@ function compare(lane, i) {
     );
     part("part").append(line);
   }
+}
+
+function tell(lane, facts) {
+  lane.stats.replaceChildren(...facts.map((fact) => make("span", "", fact)));
 }
 
 function close(summary) {
@@ -117,7 +124,7 @@ function close(summary) {
     `first after ${(summary.first_token_ms / 1000).toFixed(1)} s`,
   ];
   if (lane.at) facts.push(`gated ${Math.round(100 * summary.gated_share)}%`, `mean KL ${summary.mean_kl.toFixed(2)}`);
-  lane.stats.replaceChildren(...facts.map((fact) => make("span", "", fact)));
+  tell(lane, facts);
 }
 
 function progress(lane) {
@@ -125,10 +132,9 @@ function progress(lane) {
   const now = performance.now();
   lane.began ??= now;
   const rate = lane.steps.length > 1 ? ((lane.steps.length - 1) / (now - lane.began)) * 1000 : 0;
-  const gated = lane.steps.filter((s) => s.gated).length / lane.steps.length;
   const facts = [`${lane.steps.length} tokens`, ...(rate ? [`${rate.toFixed(0)}/s`] : [])];
-  if (lane.at) facts.push(`gated ${Math.round(100 * gated)}%`);
-  lane.stats.replaceChildren(...facts.map((fact) => make("span", "", fact)));
+  if (lane.at) facts.push(`gated ${Math.round((100 * lane.gated) / lane.steps.length)}%`);
+  tell(lane, facts);
 }
 
 // The candidates of one token, as bars on one axis.
@@ -180,8 +186,9 @@ function show(lane, i) {
 }
 
 function choose(lane, i, pin) {
-  stage.querySelectorAll(".token.looked").forEach((node) => node.classList.remove("looked"));
-  lane.steps[i].node.classList.add("looked");
+  looked?.classList.remove("looked");
+  looked = lane.steps[i].node;
+  looked.classList.add("looked");
   if (pin) {
     pinned = { lane, i };
     lane.text.querySelectorAll('.token[tabindex="0"]').forEach((node) => (node.tabIndex = -1));

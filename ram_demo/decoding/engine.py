@@ -229,20 +229,18 @@ def decode(
     for position in range(settings.max_new_tokens):
         if stop is not None and stop.is_set():
             break
-        choices: dict[int, Decision] = {}
-        for at, state in enumerate(running):
-            branch = state.branch
-            seen = torch.tensor(context[branch], device=proposal.device).unique()
+        seen = {branch: torch.tensor(ids, device=proposal.device).unique() for branch, ids in context.items()}
+        choices: list[Decision] = []
+        for state in running:
 
-            def speak(seat: Seat, branch: int = branch) -> Tensor:
+            def speak(seat: Seat, branch: int = state.branch) -> Tensor:
                 return batches[seat[0]].row(branch, seat[1])[:vocab]
 
-            choices[at] = decide(state.lane, speak, (proposal, None), seen, position, settings)
+            choices.append(decide(state.lane, speak, (proposal, None), seen[state.branch], position, settings))
         now = time.perf_counter()
         last = position + 1 == settings.max_new_tokens
         steps = []
-        for at, state in enumerate(running):
-            choice = choices[at]
+        for state, choice in zip(running, choices, strict=True):
             state.done = "eos" if choice.token in end_ids else "length" if last else ""
             text = state.text.add(choice.token) + (state.text.flush() if state.done else "")
             step = _step(state, choice, text, position, 1000 * (now - before), keep, to_text)
@@ -255,7 +253,7 @@ def decode(
         for state in running:
             if state.done:
                 yield _trace(state, started, record)
-        alive = [(state, choices[at].token) for at, state in enumerate(running) if not state.done]
+        alive = [(state, choice.token) for state, choice in zip(running, choices, strict=True) if not state.done]
         running = [state for state, _ in alive]
         if not running:
             return

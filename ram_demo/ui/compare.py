@@ -6,7 +6,6 @@ Decides nothing: requests are checked in `request.py`, who may vote in `runs.py`
 import random
 import time
 from collections.abc import Generator, Iterator
-from dataclasses import fields
 from html import escape
 
 import gradio as gr
@@ -61,8 +60,8 @@ def picker_value(registry: Registry, chosen: dict | None = None) -> dict:
         for p in registry.packages()
     ]
     if chosen is None:
-        chosen = {o["name"]: o["beta"] for o in options if not o["problem"]} if options else {}
-        chosen = dict(list(chosen.items())[:1])
+        usable = [option for option in options if not option["problem"]]
+        chosen = {option["name"]: option["beta"] for option in usable[:1]}
     return {"options": options, "chosen": chosen}
 
 
@@ -283,15 +282,14 @@ def _request(prompt, picked, layout, mode, gate, tau, numbers) -> Request:
         raise UserError("The page sent something that is not a request; reload it.")
     try:
         choices = tuple(Choice(str(name), float(strength)) for name, strength in chosen.items())
-        names = [f.name for f in fields(DecodingSettings) if f.name not in ("mode",)]
         order = ("temperature", "temperature_p", "temperature_q", "top_p", "top_k", "repetition_penalty", "candidates")
         values = dict(zip((*order, "seed", "max_new_tokens"), map(float, numbers), strict=True))
-        whole = {name: int(values[name]) if values[name].is_integer() else values[name] for name in names}
+        values = {name: int(value) if value.is_integer() else value for name, value in values.items()}
     except (TypeError, ValueError, OverflowError):
         raise UserError("A setting is empty or not a number.") from None
     if values["max_new_tokens"] > LONGEST:
         raise UserError(f"The length is {values['max_new_tokens']:g}; on this page it is at most {LONGEST} tokens.")
-    settings = DecodingSettings(mode=mode, **whole)
+    settings = DecodingSettings(mode=mode, **values)
     lanes = tuple((choice,) for choice in choices) if LAYOUTS[layout] else (choices,) if choices else ()
     return Request(prompt=prompt, lanes=lanes, tau=parse_tau(GATES[gate] or str(tau)), settings=settings)
 
