@@ -49,7 +49,7 @@ def generate(
     from dataclasses import replace
 
     from ram_demo import request, workbench
-    from ram_demo.decoding.engine import DecodingSettings
+    from ram_demo.decoding.decide import DecodingSettings
     from ram_demo.decoding.trace import Trace
 
     if show < 0:

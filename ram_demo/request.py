@@ -6,7 +6,7 @@ Both edges, the page and the command line, come through here, so a bad value get
 import math
 from dataclasses import dataclass, field
 
-from ram_demo.decoding.engine import DecodingSettings
+from ram_demo.decoding.decide import DecodingSettings
 from ram_demo.decoding.weights import MODES
 from ram_demo.errors import UserError
 from ram_demo.models.aligners import BASE

@@ -11,11 +11,12 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from uuid import uuid4
 
+from ram_demo.decoding.loop import Told, Waiting
 from ram_demo.decoding.trace import Step, Trace
 from ram_demo.errors import UserError
 from ram_demo.request import Request
 from ram_demo.votes import CHOICES, Battle, Response, VoteStore
-from ram_demo.workbench import Opening, Plan, Workbench
+from ram_demo.workbench import Opening, Plan
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ class Run:
         self._events: list[Step | Trace] = []
         self._state, self._note = "opening", ""
         self._asked = time.monotonic()
-        threading.Thread(target=self._generate, name=f"run-{self.id[:6]}", daemon=True).start()
+        threading.Thread(target=self._begin, name=f"run-{self.id[:6]}", daemon=True).start()
 
     @property
     def ended(self) -> bool:
@@ -83,35 +84,41 @@ class Run:
     def _given_up(self) -> bool:
         return self._stop.is_set() or time.monotonic() - self._asked > UNHEARD_SECONDS
 
-    def _generate(self) -> None:
+    def _begin(self) -> None:
         try:
             bench = self.opening.wait(lambda what, _share: self._tell("opening", what), self._given_up)
             if bench is None:
                 return self._tell("ended", "stopped before it began")
-            with bench.turns.turn(lambda ahead: self._tell("waiting", _queue(ahead)), self._given_up) as mine:
-                if not mine:
-                    return self._tell("ended", "stopped while waiting")
-                self._decode(bench)
-        except UserError as error:
-            self._tell("failed", str(error))
-        except Exception:
-            log.exception("run %s failed", self.id)
-            self._tell("failed", "Something went wrong here; it is in the log. Nothing of your vote or data is lost.")
+            self.plan = bench.plan(self.request, lambda what, _share: self._tell("opening", what))
+            bench.submit(self.plan, self._stop, self._hear)
+        except Exception as error:
+            self._fail(error)
 
-    def _decode(self, bench: Workbench) -> None:
-        self.plan = bench.plan(self.request, lambda what, _share: self._tell("opening", what))
-        self._tell("running")
-        for event in bench.run(self.plan, self._stop):
-            if isinstance(event, Trace):
-                self.traces[event.lane] = event
-            self._tell("running", "", (event,) if isinstance(event, Trace) else event)
-            if self._given_up():
-                self._stop.set()
-        self._tell("ended")
+    def _hear(self, told: Told | Exception | None) -> None:
+        if told is None:
+            self._tell("ended", "" if self.traces else "stopped while waiting")
+        elif isinstance(told, Exception):
+            self._fail(told)
+        elif isinstance(told, Waiting):
+            self._tell("waiting", _queue(told))
+        elif isinstance(told, Trace):
+            self.traces[told.lane] = told
+            self._tell("running", "", (told,))
+        else:
+            self._tell("running", "", told)
+        if self._given_up():
+            self._stop.set()
+
+    def _fail(self, error: Exception) -> None:
+        if isinstance(error, UserError):
+            return self._tell("failed", str(error))
+        log.error("run %s failed", self.id, exc_info=error)
+        self._tell("failed", "Something went wrong here; it is in the log. Nothing of your vote or data is lost.")
 
 
-def _queue(ahead: int) -> str:
-    return "One comparison is ahead of yours." if ahead == 1 else f"{ahead} comparisons are ahead of yours."
+def _queue(waiting: Waiting) -> str:
+    ahead = "One comparison is" if waiting.ahead == 1 else f"{waiting.ahead} comparisons are"
+    return f"{ahead} ahead of yours; it begins within about {max(1, round(waiting.seconds))} s."
 
 
 class Runs:

@@ -6,6 +6,7 @@ directory, because a web server may serve files from there.
 """
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,15 +15,16 @@ import platformdirs
 from ram_demo.errors import UserError
 
 DEFAULT_MODEL = "SmolLM2-135M-Instruct"
-DTYPES = ("auto", "float32", "bfloat16", "float16")
+DTYPES = ("auto", "float32", "bfloat16", "float16", "int8", "int4")
 SHIPPED_ALIGNERS = Path(__file__).resolve().parent.parent / "assets" / "aligners"
 
 VARIABLES = {
     "RAM_DEMO_DATA": "folder for the database and imported aligners",
     "RAM_DEMO_CACHE": "folder for converted models",
     "RAM_DEMO_MODEL": "the proposal: a bundled or hub name, or a folder",
-    "RAM_DEMO_DTYPE": "weights: auto, float32, bfloat16 or float16",
+    "RAM_DEMO_DTYPE": "weights: auto, float32, bfloat16, float16, int8 or int4",
     "RAM_DEMO_DEVICE": "auto, cpu, cuda, cuda:1, ...",
+    "RAM_DEMO_MEMORY": "gigabytes for the caches of all who are answered at once",
     "RAM_DEMO_HOST": "address to listen on",
     "RAM_DEMO_PORT": "port to listen on",
     "RAM_DEMO_UPLOADS": "on or off: may visitors import aligners",
@@ -32,13 +34,15 @@ VARIABLES = {
 @dataclass(frozen=True)
 class Settings:
     """What the environment decides. `on_spaces` is true on Hugging Face Spaces, where `data` is a mounted volume or is
-    lost at restart; `network_volume` is true when that volume holds the database."""
+    lost at restart; `network_volume` is true when that volume holds the database. memory: GB for caches, None: a share
+    of what is free."""
 
     data: Path
     cache: Path
     model: str
     dtype: str
     device: str
+    memory: float | None
     host: str
     port: int
     on_spaces: bool
@@ -64,6 +68,9 @@ def from_environment(environ=os.environ) -> Settings:
     dtype = environ.get("RAM_DEMO_DTYPE") or "auto"
     if dtype not in DTYPES:
         raise UserError(f"RAM_DEMO_DTYPE is {dtype!r}; it can be {', '.join(DTYPES)}.")
+    memory = environ.get("RAM_DEMO_MEMORY") or "auto"
+    if memory != "auto" and not re.fullmatch(r"\d*\.?\d+", memory):
+        raise UserError(f"RAM_DEMO_MEMORY is {memory!r}; it must be auto or a number of gigabytes.")
     # Gradio's own names are honoured because hosts and containers set them.
     port = environ.get("RAM_DEMO_PORT") or environ.get("GRADIO_SERVER_PORT") or "7860"
     if not port.isdecimal() or not 0 < int(port) < 65536:
@@ -79,6 +86,7 @@ def from_environment(environ=os.environ) -> Settings:
         model=environ.get("RAM_DEMO_MODEL") or DEFAULT_MODEL,
         dtype=dtype,
         device=environ.get("RAM_DEMO_DEVICE") or "auto",
+        memory=None if memory == "auto" else float(memory),
         host=host,
         port=int(port),
         on_spaces=on_spaces,

@@ -1,29 +1,28 @@
-"""What is open while the app runs: one proposal, the aligners beside it, and the turn to run, held by one at a time.
+"""What is open while the app runs: one proposal, the aligners beside it, and the loop that answers everybody.
 
 Turns a checked `Request` into lanes for the engine. Knows nothing of pages, command lines or votes.
 """
 
 import threading
-from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ram_demo.decoding import engine
+from ram_demo.decoding.decide import DecodingSettings, Lane, Weigher
 from ram_demo.decoding.detokenize import plain_decode
-from ram_demo.decoding.trace import Step, Trace
+from ram_demo.decoding.loop import Loop, Told
 from ram_demo.decoding.weights import MODES
 from ram_demo.errors import UserError
+from ram_demo.models import memory, sources
 from ram_demo.models import proposal as proposals
-from ram_demo.models import sources
 from ram_demo.models.aligners import Aligners, Loaded, Registry
 from ram_demo.models.importing import import_package
 from ram_demo.models.proposal import Proposal
 from ram_demo.request import BASE, OWN_MODE, Choice, Request, lane_name
 from ram_demo.settings import SHIPPED_ALIGNERS, Settings
 
-DEFAULT_MODE = engine.DecodingSettings().mode
+DEFAULT_MODE = DecodingSettings().mode
 
 
 @dataclass(frozen=True)
@@ -34,48 +33,19 @@ class Plan:
 
     request: Request
     prompt_ids: tuple[int, ...]
-    lanes: tuple[engine.Lane, ...]
+    lanes: tuple[Lane, ...]
     record: dict
 
 
-class Turns:
-    """One at a time, first come first served, with one's place in the queue for those who wait."""
-
-    def __init__(self):
-        self.changed = threading.Condition()
-        self.queue: deque[object] = deque()
-
-    @contextmanager
-    def turn(self, waiting: Callable[[int], None] = lambda place: None, given_up: Callable[[], bool] = lambda: False):
-        """Hold the turn. waiting is told how many are ahead whenever that changes; given_up ends the wait early, and
-        the block is then entered with False."""
-        me = object()
-        with self.changed:
-            self.queue.append(me)
-            try:
-                while (ahead := self.queue.index(me)) and not given_up():
-                    waiting(ahead)
-                    self.changed.wait(timeout=0.5)
-            except BaseException:
-                self.queue.remove(me)
-                raise
-        try:
-            yield not ahead
-        finally:
-            with self.changed:
-                self.queue.remove(me)
-                self.changed.notify_all()
-
-
 class Workbench:
-    """One proposal, its aligners, and the turns: who runs or changes what is loaded holds the turn, so no run loses a
-    model it is using."""
+    """One proposal, its aligners, and the loop. What is loaded changes only between two of its steps, and an aligner
+    that somebody is using stays."""
 
     def __init__(self, settings: Settings, proposal: Proposal):
         self.settings, self.proposal = settings, proposal
         self.registry = Registry(SHIPPED_ALIGNERS, settings.own_aligners)
-        self.aligners = Aligners(self.registry, proposal, settings.cache)
-        self.turns = Turns()
+        self.loop = Loop(memory.for_caches(proposal.model.device, settings.memory))
+        self.aligners = Aligners(self.registry, proposal, settings.cache, self.loop.between)
 
     def plan(self, request: Request, progress: sources.Progress = sources.silent) -> Plan:
         """Load what the request needs and lay out its lanes. Raises UserError for what cannot be done."""
@@ -92,13 +62,13 @@ class Workbench:
                 f"After this prompt there is room for {room:,} tokens, {settings.max_new_tokens - room:,} fewer than "
                 f"the length asked for ({settings.max_new_tokens:,})."
             )
-        lanes, described = [engine.Lane(BASE, mode=DEFAULT_MODE)], {BASE: []}
+        lanes, described = [Lane(BASE, mode=DEFAULT_MODE)], {BASE: []}
         for choices in request.lanes:
             name = lane_name(choices)
             loaded = [self.aligners.get(choice.name, progress) for choice in choices]
             mode = settings.mode if settings.mode != OWN_MODE else _own_mode(loaded)
             weighers = tuple(_weigher(*both, request.tau, mode) for both in zip(choices, loaded, strict=True))
-            lanes.append(engine.Lane(name, weighers, mode))
+            lanes.append(Lane(name, weighers, mode))
             described[name] = [
                 {"name": w.name, "beta": w.beta, "tau": w.tau, "revision": self.aligners.loaded[w.name].revision}
                 for w in weighers
@@ -119,29 +89,44 @@ class Workbench:
         }
         return Plan(request, tuple(ids), tuple(lanes), record)
 
-    def run(self, plan: Plan, stop: threading.Event, keep: int = 20) -> Iterator[tuple[Step, ...] | Trace]:
-        """Decode the plan's lanes (see `engine.decode`). Closing the generator frees the caches. Hold the turn."""
-        return engine.decode(
-            self.proposal.model,
+    def run(self, plan: Plan, stop: threading.Event, keep: int = 20) -> Iterator[Told]:
+        """Decode the plan's lanes among everybody's, as an iterator over what is told (see `Loop.run`)."""
+        return self.loop.run(*self._ask(plan, stop, keep), stop)
+
+    def submit(self, plan: Plan, stop: threading.Event, tell: Callable[[Told | Exception | None], None]) -> None:
+        """The same, telling it to a function (see `Loop.submit`)."""
+        self.loop.submit(*self._ask(plan, stop), stop, tell)
+
+    def _ask(self, plan: Plan, stop: threading.Event, keep: int = 20) -> tuple:
+        """The comparison as a coroutine, its caches' bytes and rows and its steps at most, and what it uses."""
+        proposal, settings = self.proposal, plan.request.settings
+        growing = engine.compare(
+            proposal.model,
             plan.prompt_ids,
             plan.lanes,
-            plan.request.settings,
+            settings,
             plan.record,
-            self.proposal.end_ids,
-            plain_decode(self.proposal.tokenizer),
+            proposal.end_ids,
+            plain_decode(proposal.tokenizer),
             keep,
             stop,
         )
+        rows = [seat for lane in plan.lanes for seat in engine.seats(lane, proposal.model, settings)]
+        length = len(plan.prompt_ids) + settings.max_new_tokens
+        size = sum(model.bytes_per_token for model, _ in rows) * length
+        return growing, size, len(rows), settings.max_new_tokens, rows
 
     def import_aligner(self, source: Path) -> str:
         """Take in an aligner from a folder or a zip, loading it once to see that it fits. Returns its name."""
         taken = {package.name for package in self.registry.packages()}
-        with self.turns.turn():
-            return import_package(source, self.settings.own_aligners, taken, self.aligners.try_out)
+        return import_package(source, self.settings.own_aligners, taken, self.aligners.try_out)
 
     def unload(self, name: str) -> None:
-        with self.turns.turn():
-            self.aligners.unload(name)
+        """Forget a loaded aligner, once nobody is using it."""
+        loaded = self.aligners.loaded.get(name)
+        if loaded is not None:
+            with self.loop.between(lambda: not self.loop.is_used((loaded.model, loaded.adapter))):
+                self.aligners.unload(name)
 
 
 def _own_mode(loaded: list[Loaded]) -> str:
@@ -150,14 +135,14 @@ def _own_mode(loaded: list[Loaded]) -> str:
     return modes.pop() if len(modes) == 1 and modes <= set(MODES) else DEFAULT_MODE
 
 
-def _weigher(choice: Choice, loaded: Loaded, tau: str | float, mode: str) -> engine.Weigher:
+def _weigher(choice: Choice, loaded: Loaded, tau: str | float, mode: str) -> Weigher:
     """The aligner at the strength and gate asked for. Raises UserError where `ratio` lacks the aligner's own base."""
     card = loaded.package.card
     if mode == "ratio" and loaded.q0 is None:
         raise UserError(
             f"The mode ratio needs what {choice.name} was tuned from, and its card names no base; use another mode."
         )
-    return engine.Weigher(
+    return Weigher(
         name=choice.name,
         seat=(loaded.model, loaded.adapter),
         beta=Choice(choice.name, card.beta).beta if choice.beta is None else choice.beta,

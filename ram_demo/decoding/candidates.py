@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-HEAD = 512  # tokens looked at first; a nucleus that is wider costs one full sort
+HEADS = (256, 4096)  # tokens looked at first, and then; a nucleus that is wider still costs one full sort
 
 
 def nucleus(l_p: Tensor, temperature_p: float, top_p: float, top_k: int) -> tuple[Tensor, Tensor]:
@@ -13,11 +13,14 @@ def nucleus(l_p: Tensor, temperature_p: float, top_p: float, top_k: int) -> tupl
     n is at least 1. Raises FloatingPointError if the logits are not numbers.
     """
     log_p = torch.log_softmax(l_p / temperature_p, -1)
-    values, ids = log_p.topk(min(HEAD, log_p.shape[-1]))
-    if not torch.isfinite(values[0]):
-        raise FloatingPointError("the proposal's logits are not finite")
-    # At top_p = 1 it is all of V: a sum that rounds to 1 early must not cut a tail that an aligner may want.
-    if (top_p >= 1 or values.exp().sum() < top_p) and (top_k == 0 or top_k > HEAD):
+    for head in HEADS:
+        values, ids = log_p.topk(min(head, log_p.shape[-1]))
+        if not torch.isfinite(values[0]):
+            raise FloatingPointError("the proposal's logits are not finite")
+        # At top_p = 1 it is all of V: a sum that rounds to 1 early must not cut a tail that an aligner may want.
+        if (top_p < 1 and values.exp().sum() >= top_p) or 0 < top_k <= head:
+            break
+    else:
         values, ids = log_p.sort(descending=True, stable=True)
     # A token belongs to N if the mass before it has not reached top_p; the first always does.
     before = values.exp().cumsum(-1) - values.exp()

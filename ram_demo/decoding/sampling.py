@@ -11,22 +11,31 @@ from torch import Tensor
 SHARED, DRAWS = 0, 1  # streams: the noise all lanes share, and the extra randomness of `sis`
 
 
+def raw(seed: int, position: int, stream: int, n: int) -> np.ndarray:
+    """n random words, uint64, fixed by (seed, position, stream)."""
+    return np.random.Philox(key=[seed, position], counter=[0, 0, 0, stream]).random_raw(n)
+
+
+def to_unit(words: np.ndarray) -> np.ndarray:
+    """Random words as numbers in the open interval (0, 1), float64."""
+    # 52 bits and a half: with 53 the largest would round to 1.
+    return ((words >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
+
+
 def uniforms(seed: int, position: int, stream: int, n: int) -> np.ndarray:
     """n numbers in the open interval (0, 1), float64, fixed by (seed, position, stream)."""
-    raw = np.random.Philox(key=[seed, position], counter=[0, 0, 0, stream]).random_raw(n)
-    # 52 bits and a half: with 53 the largest would round to 1.
-    return ((raw >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
+    return to_unit(raw(seed, position, stream, n))
 
 
 class SharedNoise:
     """G(seed, position, v): standard Gumbel noise of one position, computed only for the tokens asked for."""
 
     def __init__(self, seed: int, position: int, vocab_size: int):
-        self.uniform = uniforms(seed, position, SHARED, vocab_size)
+        self.position, self.words = position, raw(seed, position, SHARED, vocab_size)
 
     def gumbel(self, ids: Tensor) -> Tensor:
         """ids: int64 [n]. Returns float32 [n] on the same device."""
-        noise = -np.log(-np.log(self.uniform[ids.cpu().numpy()]))
+        noise = -np.log(-np.log(to_unit(self.words[ids.cpu().numpy()])))
         return torch.from_numpy(noise).float().to(ids.device)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ram_demo.decoding.engine import DecodingSettings
+from ram_demo.decoding.decide import DecodingSettings
 from ram_demo.decoding.monitor import PAPER_TAU
 from ram_demo.decoding.trace import Trace, first_difference
 from ram_demo.errors import StorageError, UserError
@@ -42,8 +42,7 @@ def measure(bench: Workbench, aligner: str, prompts: Sequence[str], markers: Seq
     for number, prompt in enumerate(prompts):
         progress(f"Prompt {number + 1} of {len(prompts)}", number / len(prompts))
         plan = bench.plan(Request(prompt, ((Choice(aligner),),), settings=DecodingSettings(mode=OWN_MODE)))
-        with bench.turns.turn():
-            traces = {e.lane: e for e in bench.run(plan, threading.Event(), 1) if isinstance(e, Trace)}
+        traces = {e.lane: e for e in bench.run(plan, threading.Event(), 1) if isinstance(e, Trace)}
         base.append(traces[BASE])
         aligned.append(traces[aligner])
     result = {"prompts": len(prompts), "base": summarise(base, markers), "aligned": summarise(aligned, markers)}

@@ -6,11 +6,15 @@ base, or a whole small model, is a model of its own, loaded once and shared. Kno
 
 import math
 import re
+import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 from ram_demo.errors import UserError
 from ram_demo.models import lora, sources, vocabulary
+from ram_demo.models.apart import apart
 from ram_demo.models.language_model import LanguageModel
 from ram_demo.models.proposal import Proposal, load, load_tokenizer
 
@@ -131,30 +135,43 @@ def read_card(folder: Path) -> Card:
 class Aligners:
     """What is loaded now: aligners by name, and the bases other than the proposal that they stand on."""
 
-    def __init__(self, registry: Registry, proposal: Proposal, cache: Path):
-        self.registry, self.proposal, self.cache = registry, proposal, cache
+    def __init__(
+        self,
+        registry: Registry,
+        proposal: Proposal,
+        cache: Path,
+        between_steps: Callable[[], AbstractContextManager] = nullcontext,
+    ):
+        """between_steps: holds whoever steps the models, as these must not change within a step."""
+        self.registry, self.proposal, self.cache, self.between_steps = registry, proposal, cache, between_steps
+        self._changing = threading.RLock()
         self.loaded: dict[str, Loaded] = {}
         self.bases: dict[Path, Proposal] = {}
 
     def get(self, name: str, progress: sources.Progress = sources.silent) -> Loaded:
         """The aligner, loading it at first use. Raises UserError if it cannot weigh this proposal's tokens."""
-        if name not in self.loaded:
-            package = self.registry.find(name)
-            progress(f"Loading the aligner {name}", 0.5)
-            try:
-                self.loaded[name] = self._load(package, progress)
-            finally:
-                self._drop_idle_bases()  # one that was loaded for an aligner that then did not fit
-        return self.loaded[name]
+        if name in self.loaded:
+            return self.loaded[name]
+        with self._changing:
+            if name not in self.loaded:
+                package = self.registry.find(name)
+                progress(f"Loading the aligner {name}", 0.5)
+                try:
+                    self.loaded[name] = self._load(package, progress)
+                finally:
+                    self._drop_idle_bases()  # one that was loaded for an aligner that then did not fit
+            return self.loaded[name]
 
     def unload(self, name: str) -> None:
         """Forget a loaded aligner; a base that no other aligner needs goes with it."""
-        gone = self.loaded.pop(name, None)
-        if gone is None:
-            return
-        if gone.adapter:
-            gone.model.remove_adapter(gone.adapter)
-        self._drop_idle_bases()
+        with self._changing:
+            gone = self.loaded.pop(name, None)
+            if gone is None:
+                return
+            if gone.adapter:
+                with self.between_steps():
+                    gone.model.remove_adapter(gone.adapter)
+            self._drop_idle_bases()
 
     def _drop_idle_bases(self) -> None:
         needed = {id(m) for other in self.loaded.values() for m in (other.model, other.q0)}
@@ -174,11 +191,12 @@ class Aligners:
 
     def try_out(self, package: Package) -> None:
         """Load and forget: raises UserError unless the package would work beside this proposal."""
-        try:
-            self.loaded[package.name] = self._load(package, sources.silent)
-        finally:
-            self.unload(package.name)
-            self._drop_idle_bases()
+        with self._changing:
+            try:
+                self.loaded[package.name] = self._load(package, sources.silent)
+            finally:
+                self.unload(package.name)
+                self._drop_idle_bases()
 
     def _load(self, package: Package, progress: sources.Progress) -> Loaded:
         self.check(package)
@@ -190,7 +208,8 @@ class Aligners:
             q0 = self._base(card.base, package.name, progress).model if card.base else None
             return Loaded(package, revision, model, None, q0)
         base = self._base(card.base, package.name, progress)
-        base.model.add_adapter(package.name, package.folder)
+        with self.between_steps():
+            apart(lambda: base.model.add_adapter(package.name, package.folder))
         return Loaded(package, revision, base.model, package.name, base.model)
 
     def _base(self, name: str, aligner: str, progress: sources.Progress) -> Proposal:

@@ -13,7 +13,8 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from ram_demo.errors import UserError
-from ram_demo.models import lean, vocabulary
+from ram_demo.models import formats, lean, vocabulary
+from ram_demo.models.apart import apart
 from ram_demo.models.language_model import LanguageModel
 from ram_demo.models.reference import ReferenceModel
 from ram_demo.models.sources import Source
@@ -44,12 +45,13 @@ class Proposal:
 
 
 def load(source: Source, device: str, dtype: str) -> Proposal:
-    """Load what `source` names. device: auto, cpu, cuda...; dtype: auto, float32, bfloat16, float16."""
+    """Load what `source` names. device: auto, cpu, cuda...; dtype: auto or one of `formats.FORMATS`."""
     where = pick_device(device)
-    config = read_config(source.path)
-    is_lean = lean.supports(config)
+    is_lean = lean.supports(read_config(source.path))
     engine = lean.LeanModel if is_lean else ReferenceModel
-    return Proposal(source, engine(source.path, where, pick_dtype(dtype, where, is_lean)), load_tokenizer(source.path))
+    form = formats.pick(dtype, where, is_lean)
+    model = apart(lambda: engine(source.path, where, form))
+    return Proposal(source, model, load_tokenizer(source.path))
 
 
 def pick_device(device: str) -> torch.device:
@@ -59,18 +61,6 @@ def pick_device(device: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"There is no device {device!r} here: {str(error).splitlines()[0]}") from error
     return chosen
-
-
-def pick_dtype(dtype: str, device: torch.device, is_lean: bool) -> torch.dtype:
-    """auto: bfloat16 on an accelerator; on a CPU float16 weights where their quick product exists, else float32."""
-    if dtype != "auto":
-        chosen = getattr(torch, dtype)
-        if chosen == torch.float16 and device.type == "cpu" and not (is_lean and lean.has_packed_float16()):
-            raise UserError("float16 on this CPU and architecture is not available; use auto, float32 or bfloat16.")
-        return chosen
-    if device.type != "cpu":
-        return torch.bfloat16
-    return torch.float16 if is_lean and lean.has_packed_float16() else torch.float32
 
 
 def read_config(folder: Path):

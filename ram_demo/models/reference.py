@@ -3,7 +3,7 @@
 Row-wise adapters are PEFT's mixed batches (`adapter_names`). Slower than `lean`, and kept because others maintain it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, DynamicCache
 from ram_demo.errors import UserError
 from ram_demo.models.lora import read_pairs
 
+CHUNK = 256  # tokens of a prompt that are read at a time: between two pieces others take their steps
 NO_ADAPTER = "__base__"  # PEFT's name for a row without one
 
 
@@ -30,7 +31,8 @@ class ReferenceModel:
 
     engine = "transformers"
 
-    def __init__(self, folder: Path, device: torch.device, dtype: torch.dtype):
+    def __init__(self, folder: Path, device: torch.device, form: str):
+        dtype = getattr(torch, form)
         try:
             model, loading = AutoModelForCausalLM.from_pretrained(
                 folder,
@@ -51,7 +53,11 @@ class ReferenceModel:
         }
         self.device, self.precision = device, str(dtype).removeprefix("torch.")
         self.vocab_size = model.get_output_embeddings().weight.shape[0]
-        self.context = getattr(model.config, "max_position_embeddings", None) or model.config.n_positions
+        config = model.config.get_text_config()
+        self.context = getattr(config, "max_position_embeddings", None) or config.n_positions
+        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        self.bytes_per_token = config.num_hidden_layers * 2 * heads * width * dtype.itemsize
 
     def add_adapter(self, name: str, folder: Path) -> None:
         # All is checked before PEFT begins: it changes the model in place, and would leave it so when it fails.
@@ -75,13 +81,26 @@ class ReferenceModel:
             self.model.delete_adapter(_inside(name))
 
     @torch.inference_mode()
-    def prefill(self, ids: Sequence[int], adapters: Sequence[str | None], room: int) -> tuple[Tensor, ReferenceRows]:
+    def prefill(
+        self, ids: Sequence[int], adapters: Sequence[str | None], room: int
+    ) -> Generator[None, None, tuple[Tensor, ReferenceRows]]:
         rows = ReferenceRows(DynamicCache(config=self.model.config), tuple(adapters))
-        return self._forward(torch.tensor(ids, device=self.device).repeat(len(adapters), 1), rows), rows
+        for piece in torch.tensor(ids, device=self.device).split(CHUNK):
+            logits = self._forward(piece.repeat(len(adapters), 1), rows)
+            yield
+        return logits, rows
 
     @torch.inference_mode()
-    def step(self, tokens: Tensor, rows: ReferenceRows) -> Tensor:
-        return self._forward(tokens[:, None], rows)
+    def step(self, tokens: Tensor, groups: Sequence[ReferenceRows]) -> Tensor:
+        """Group after group: transformers' own caches hold sequences of one length."""
+        before = [rows.cache.get_seq_length() for rows in groups]
+        each = tokens[:, None].split([len(rows.adapters) for rows in groups])
+        try:
+            return torch.cat([self._forward(mine, rows) for mine, rows in zip(each, groups, strict=True)])
+        except BaseException:
+            for rows, length in zip(groups, before, strict=True):
+                rows.cache.crop(length)
+            raise
 
     def select(self, rows: ReferenceRows, index: Sequence[int]) -> ReferenceRows:
         if list(index) != list(range(len(rows.adapters))):

@@ -10,7 +10,7 @@ from html import escape
 
 import gradio as gr
 
-from ram_demo.decoding.engine import DecodingSettings
+from ram_demo.decoding.decide import DecodingSettings
 from ram_demo.decoding.monitor import PAPER_TAU
 from ram_demo.decoding.trace import Step
 from ram_demo.errors import UserError
