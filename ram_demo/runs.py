@@ -60,10 +60,14 @@ class Run:
         """Ask it to end; it does so within one step."""
         self._stop.set()
 
+    def listen(self) -> None:
+        """Somebody is there: a run that nobody asks for is given up."""
+        self._asked = time.monotonic()
+
     def news(self, heard: int, wait: float) -> News:
         """What is new after the first `heard` events, waiting at most `wait` seconds for something to happen."""
+        self.listen()
         with self._changed:
-            self._asked = time.monotonic()
             if len(self._events) == heard and not self.ended:
                 self._changed.wait(wait)
             new = self._events[heard:]

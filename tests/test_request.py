@@ -4,7 +4,7 @@ from dataclasses import fields, replace
 
 import pytest
 
-from ram_demo.decoding.engine import DecodingSettings
+from ram_demo.decoding.decide import DecodingSettings
 from ram_demo.errors import UserError
 from ram_demo.request import MAX_PROMPT_CHARACTERS, RANGES, Choice, Request, lane_name, parse_choice, parse_tau
 

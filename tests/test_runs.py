@@ -9,7 +9,8 @@ from types import SimpleNamespace
 import pytest
 
 from ram_demo import runs as runs_module
-from ram_demo.decoding.engine import DecodingSettings
+from ram_demo.decoding import loop
+from ram_demo.decoding.decide import DecodingSettings
 from ram_demo.errors import StorageError, UserError
 from ram_demo.request import Choice, Request
 from ram_demo.runs import Runs
@@ -70,17 +71,10 @@ def clock(monkeypatch):
     return clock
 
 
-def thread_of(run) -> threading.Thread | None:
-    """The thread in which a run generates, or None once it has ended."""
-    return next((thread for thread in threading.enumerate() if thread.name == f"run-{run.id[:6]}"), None)
-
-
 def join(run) -> None:
-    """Wait until nothing of a run is going on."""
-    thread = thread_of(run)
-    if thread is not None:
-        thread.join(PATIENCE)
-        assert not thread.is_alive(), "the run does not end"
+    """Wait until nothing of a run is going on, without asking it for news."""
+    with run._changed:
+        assert run._changed.wait_for(lambda: run.ended, PATIENCE), "the run does not end"
 
 
 def hear(run, heard: int = 0) -> SimpleNamespace:
@@ -107,9 +101,12 @@ def until(run, state: str, note: str = "") -> None:
         heard = news.heard
 
 
-def turn_is_free(bench) -> bool:
-    with bench.turns.turn(given_up=lambda: True) as mine:
-        return mine
+def nobody_is_left(bench) -> bool:
+    """Has the loop let go of everybody?"""
+    for thread in threading.enumerate():
+        if thread.name == "decoding":
+            thread.join(PATIENCE)
+    return not bench.loop.active and not bench.loop.line
 
 
 def refused(runs, run, session="me", pair=("base", "a"), choice="a") -> str:
@@ -137,7 +134,7 @@ def test_a_run_ends_with_every_lanes_trace(runs, paced, bench):
         assert [step for step in heard.steps if step.lane == trace.lane] == list(trace.steps)
         assert "".join(step.text for step in trace.steps) == trace.text
     assert runs.find(run.id) is run
-    assert turn_is_free(bench)
+    assert nobody_is_left(bench)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -187,7 +184,7 @@ def test_a_reader_waits_for_news_and_not_for_the_end(runs, paced):
     assert not run.ended
 
 
-def test_stop_takes_effect_within_a_step_and_frees_the_turn(runs, paced, bench):
+def test_stop_takes_effect_within_a_step_and_frees_the_loop(runs, paced, bench):
     run = runs.start(ASKED, "me")
     paced.let(2)
     paced.wait()  # it stands in its third forward
@@ -199,7 +196,7 @@ def test_stop_takes_effect_within_a_step_and_frees_the_turn(runs, paced, bench):
     assert {trace.lane: (trace.done, len(trace.steps)) for trace in heard.traces} == dict.fromkeys(
         ("base", "a", "b"), ("stopped", 2)
     )
-    assert turn_is_free(bench)
+    assert nobody_is_left(bench)
 
 
 def test_a_run_stopped_before_its_first_token_tells_no_nonsense(runs, paced):
@@ -254,7 +251,7 @@ def test_a_run_that_nobody_asks_about_is_given_up(runs, paced, bench, clock):
     paced.release()
     join(run)
     assert {(trace.done, len(trace.steps)) for trace in run.traces.values()} == {("stopped", 2)}
-    assert turn_is_free(bench)
+    assert nobody_is_left(bench)
 
 
 def test_a_run_that_is_asked_about_goes_on_for_as_long_as_it_takes(runs, paced, clock):
@@ -266,18 +263,26 @@ def test_a_run_that_is_asked_about_goes_on_for_as_long_as_it_takes(runs, paced, 
     assert {trace.done for trace in hear(run).traces} == {"length"}
 
 
-def test_an_unheard_run_gives_up_its_place_in_the_queue(runs, paced, bench, clock):
+def test_an_unheard_run_gives_up_its_place_in_the_line(runs, paced, bench, clock, monkeypatch):
+    monkeypatch.setattr(loop, "MOST_ROWS", 1)
+    monkeypatch.setattr(loop, "TELL_SECONDS", -1)
     first = runs.start(ASKED, "me")
     paced.let()
+    paced.wait()
     queued = runs.start(ASKED, "gone")
-    until(queued, "waiting")
+    with bench.loop.changed:
+        assert bench.loop.changed.wait_for(lambda: bench.loop.line, PATIENCE)
+    paced.allowed.release()
+    paced.let()
+    until(queued, "waiting", "One comparison is ahead of yours; it begins within about ")
     clock.now += runs_module.UNHEARD_SECONDS + 1
     first.news(0, 0.0)  # the first is still heard
+    paced.let()
+    paced.release()
     join(queued)
     assert queued.ended and queued.traces == {}
-    paced.release()
     assert {trace.done for trace in hear(first).traces} == {"length"}
-    assert turn_is_free(bench)
+    assert nobody_is_left(bench)
 
 
 # Failing ------------------------------------------------------------------------------------------------------------
@@ -294,7 +299,7 @@ def test_a_defect_while_decoding_fails_that_run_alone(runs, bench, proposal, pac
     assert heard.states[-1] == "failed"
     assert "secret" not in heard.notes[-1] and heard.notes[-1].endswith(".")
     assert "/secret/path" in caplog.text, "the log has it"
-    assert turn_is_free(bench)
+    assert nobody_is_left(bench)
     assert refused(runs, run)
     monkeypatch.undo()
     after = hear(runs.start(ASKED, "me"))
@@ -313,7 +318,7 @@ def test_a_defect_while_decoding_fails_that_run_alone(runs, bench, proposal, pac
 def test_what_cannot_be_asked_fails_with_its_own_sentence(runs, bench, asked, words):
     heard = hear(runs.start(asked, "me"))
     assert heard.states[-1] == "failed" and words in heard.notes[-1]
-    assert heard.steps == [] and turn_is_free(bench)
+    assert heard.steps == [] and nobody_is_left(bench)
 
 
 def test_a_proposal_that_cannot_be_opened_fails_every_run_with_the_reason(store):

@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 
 from ram_demo import workbench as workbench_module
-from ram_demo.decoding.engine import DecodingSettings
+from ram_demo.decoding.decide import DecodingSettings
 from ram_demo.decoding.trace import Step, Trace
 from ram_demo.errors import UserError
 from ram_demo.request import Choice, Request
-from ram_demo.workbench import Opening, Turns, Workbench, open_workbench
+from ram_demo.workbench import Opening, Workbench, open_workbench
 from tests import tiny, tiny_workbench
 from tests.tiny_workbench import PATIENCE
 
@@ -47,109 +47,6 @@ def bench(made, proposal, tmp_path):
 
 def lanes(*names: str) -> tuple:
     return tuple(tuple(Choice(name) for name in lane.split("+")) for lane in names)
-
-
-# Turns --------------------------------------------------------------------------------------------------------------
-
-
-class Visitor(threading.Thread):
-    """Someone who wants a turn, notes what happens in a list that all share, and goes when told to."""
-
-    def __init__(self, name, turns, log, given_up=lambda: False, fails=False):
-        super().__init__(daemon=True)
-        self.label, self.turns, self.log, self.given_up, self.fails = name, turns, log, given_up, fails
-        self.queued, self.inside, self.leave = threading.Event(), threading.Event(), threading.Event()
-        self.places = []
-
-    def waiting(self, ahead):
-        self.places.append(ahead)
-        self.queued.set()
-
-    def run(self):
-        try:
-            with self.turns.turn(self.waiting, self.given_up) as mine:
-                self.log.append((self.label, mine))
-                self.inside.set()
-                assert self.leave.wait(PATIENCE)
-                if self.fails:
-                    raise ValueError("inside the turn")
-        except ValueError:
-            self.log.append((self.label, "failed"))
-
-    def join_queue(self):
-        self.start()
-        assert self.queued.wait(PATIENCE)
-
-    def go(self):
-        assert self.inside.wait(PATIENCE)
-        self.leave.set()
-        self.join(PATIENCE)
-
-
-def test_first_come_first_served():
-    turns, log = Turns(), []
-    visitors = [Visitor(i, turns, log) for i in range(4)]
-    visitors[0].start()
-    assert visitors[0].inside.wait(PATIENCE)
-    for visitor in visitors[1:]:
-        visitor.join_queue()
-    assert log == [(0, True)], "one at a time"
-    for i, visitor in enumerate(visitors):
-        visitor.go()
-        if i < 3:
-            assert visitors[i + 1].inside.wait(PATIENCE)
-        assert log == [(j, True) for j in range(min(i + 2, 4))]
-    for i, visitor in enumerate(visitors):
-        # One who sleeps through a change is told the next place, so places may be left out, but the first is not.
-        assert visitor.places[:1] == ([i] if i else []), "told how many are ahead"
-        assert visitor.places == sorted(visitor.places, reverse=True) and 0 not in visitor.places
-
-
-def test_who_gives_up_leaves_the_queue_and_holds_nobody_up():
-    turns, log, tired = Turns(), [], threading.Event()
-    first, second, third = (
-        Visitor("first", turns, log),
-        Visitor("second", turns, log, given_up=tired.is_set),
-        Visitor("third", turns, log),
-    )
-    first.start()
-    assert first.inside.wait(PATIENCE)
-    second.join_queue()
-    third.join_queue()
-    tired.set()
-    second.go()
-    assert log == [("first", True), ("second", False)]
-    first.go()
-    third.go()
-    assert log[2:] == [("third", True)]
-
-
-def test_a_failure_inside_a_turn_frees_it():
-    turns, log = Turns(), []
-    first, second = Visitor("first", turns, log, fails=True), Visitor("second", turns, log)
-    first.start()
-    assert first.inside.wait(PATIENCE)
-    second.join_queue()
-    first.go()
-    second.go()
-    assert log == [("first", True), ("first", "failed"), ("second", True)]
-
-
-def test_a_failure_while_waiting_leaves_the_queue():
-    turns, log = Turns(), []
-    first, second = Visitor("first", turns, log), Visitor("second", turns, log)
-    first.start()
-    assert first.inside.wait(PATIENCE)
-
-    def fail(ahead):
-        raise ValueError("the page is gone")
-
-    with pytest.raises(ValueError, match="gone"), turns.turn(fail):
-        pytest.fail("the turn was another's")
-    second.join_queue()
-    first.go()
-    second.go()
-    assert log == [("first", True), ("second", True)]
 
 
 # Plans --------------------------------------------------------------------------------------------------------------

@@ -67,12 +67,12 @@ class Paced:
 
     def prefill(self, ids, adapters, room):
         self._pass()
-        logits, rows = self.model.prefill(ids, adapters, room)
+        logits, rows = yield from self.model.prefill(ids, adapters, room)
         return _endless(logits), rows
 
-    def step(self, tokens, rows):
+    def step(self, tokens, groups):
         self._pass()
-        return _endless(self.model.step(tokens, rows))
+        return _endless(self.model.step(tokens, groups))
 
     def _pass(self) -> None:
         if self.free:

@@ -1,5 +1,5 @@
-// The stage: panes that grow as tokens come, and the candidates behind the token one looks at.
-// It receives only what is new (tokens.py says in which form), keeps it, and appends; nothing is drawn twice.
+// The stage: panes that grow as tokens come, KL along them, and the candidates behind the token one looks at.
+// It is told which run to show, asks for what it lacks (tokens.py says in which form) and appends it.
 // Text from a model enters the page through textContent alone.
 
 const stage = element.querySelector(".stage");
@@ -8,6 +8,10 @@ const FULL_PUSH = 3; // nats at which a token's colour is at its strongest
 const LETTERS = "ABCDEFGHIJ";
 // Characters that would reorder or hide the text around them are shown by their number.
 const UNSEEN = /[\u0000-\u0008\u000b-\u001f\u007f\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff]/g;
+
+const ASK_MS = 150; // between two askings while tokens come
+const WAIT_MS = 400; // and while they do not yet
+const COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]; // Okabe and Ito's
 
 let run = null; // id of the run on the stage
 let lanes = new Map(); // lane name -> {steps, pane, text, stats, end}
@@ -27,17 +31,19 @@ const visible = (text) =>
 const quoted = (text) => text === "" ? "▫" : "“" + visible(text).replace(/\n/g, "⏎").replace(/^ | $/g, "␣") + "”";
 const percent = (x) => (x >= 0.0995 ? Math.round(100 * x) + "%" : x >= 0.0005 ? (100 * x).toFixed(1) + "%" : "<0.1%");
 
-function clear(value) {
-  run = value.run;
+function clear() {
   lanes = new Map();
   pinned = null;
   parted = new Set();
   looked = null;
-  part("part").replaceChildren();
-  part("detail").replaceChildren();
-  part("legend").hidden = value.lanes.length < 2;
+  for (const name of ["part", "detail", "panes", "timeline"]) part(name).replaceChildren();
+  part("legend").hidden = true;
+}
+
+function lay(heads) {
+  part("legend").hidden = heads.length < 2;
   part("panes").replaceChildren(
-    ...value.lanes.map((lane, at) => {
+    ...heads.map((lane, at) => {
       const pane = make("section", "pane");
       const head = make("header");
       head.append(make("span", "letter", LETTERS[at]), make("h3", "", lane.title));
@@ -48,7 +54,7 @@ function clear(value) {
       text.setAttribute("aria-label", "Answer " + LETTERS[at] + ", " + lane.title);
       const stats = make("footer", "", "");
       pane.append(head, text, stats);
-      lanes.set(lane.name, { name: lane.name, title: lane.title, at, steps: [], gated: 0, text, stats, ended: null });
+      lanes.set(lane.name, { ...lane, at, steps: [], gated: 0, text, stats, ended: null });
       return pane;
     })
   );
@@ -230,24 +236,137 @@ element.addEventListener("keydown", (event) => {
   event.preventDefault();
 });
 
-async function update(value) {
-  if (!value.run) {
-    part("note").textContent = value.note;
-    stage.dataset.state = value.state;
-    return;
-  }
-  if (value.run !== run) clear(value);
-  stage.dataset.state = value.state;
-  part("note").textContent = value.note;
-  value.steps.forEach((step) => append(lanes.get(step.lane), step));
-  if (value.final && value.traces.some((trace) => lanes.get(trace.lane).steps.length < trace.tokens)) {
-    // An update was overtaken by the next: ask once for everything.
-    const all = await server.everything(value.run);
-    all.steps.forEach((step) => append(lanes.get(step.lane), step));
-  }
-  new Set(value.steps.map((step) => step.lane)).forEach((name) => progress(lanes.get(name)));
-  value.traces.forEach(close);
+// KL(P || Q) of the aligned lanes, token by token: drawn from what the panes hold.
+const SVG = "http://www.w3.org/2000/svg";
+const HEIGHT = 190;
+const EDGE = { left: 40, right: 12, top: 10, bottom: 26 };
+
+function draw(tag, attributes, ...children) {
+  const node = document.createElementNS(SVG, tag);
+  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
+  node.append(...children);
+  return node;
 }
 
+// A step of 1, 2 or 5 times a power of ten, so that about `count` of them reach `top`.
+function tick(top, count) {
+  const power = 10 ** Math.floor(Math.log10(top / count));
+  return [1, 2, 5, 10].find((n) => n * power * count >= top) * power;
+}
+
+function timeline() {
+  const shown = [...lanes.values()].slice(1).filter((lane) => lane.steps.length);
+  const place = part("timeline");
+  if (!shown.length) return place.replaceChildren();
+  const width = place.clientWidth || 600;
+  const longest = Math.max(20, ...shown.map((lane) => lane.steps.length));
+  const highest = 1.08 * Math.max(0.5, ...shown.flatMap((lane) => [lane.tau ?? 0, ...lane.steps.map((step) => step.kl)]));
+  const x = (i) => EDGE.left + ((width - EDGE.left - EDGE.right) * (i + 0.5)) / longest;
+  const y = (kl) => HEIGHT - EDGE.bottom - ((HEIGHT - EDGE.top - EDGE.bottom) * kl) / highest;
+  const plot = draw("svg", { width, height: HEIGHT, role: "img", "aria-label": summary(shown) });
+  const up = tick(highest, 4);
+  for (let kl = 0; kl <= highest; kl += up) {
+    plot.append(
+      draw("line", { class: "grid", x1: EDGE.left, x2: width - EDGE.right, y1: y(kl), y2: y(kl) }),
+      draw("text", { x: EDGE.left - 6, y: y(kl) + 4, "text-anchor": "end" }, String(+kl.toFixed(6)))
+    );
+  }
+  const along = tick(longest, Math.max(3, width / 110));
+  for (let i = along; i <= longest; i += along)
+    plot.append(draw("text", { x: x(i - 1), y: HEIGHT - 8, "text-anchor": "middle" }, String(i)));
+  for (const lane of shown) {
+    const colour = COLOURS[(lane.at - 1) % COLOURS.length];
+    if (lane.tau !== null)
+      plot.append(draw("line", { stroke: colour, "stroke-dasharray": "5 4", x1: EDGE.left, x2: width - EDGE.right, y1: y(lane.tau), y2: y(lane.tau) }));
+    const points = lane.steps.map((step) => `${x(step.i).toFixed(1)},${y(step.kl).toFixed(1)}`);
+    plot.append(draw("polyline", { points: points.join(" "), fill: "none", stroke: colour, "stroke-width": 1.6, "stroke-linejoin": "round" }));
+    const gated = lane.steps.filter((step) => step.gated).map((step) => `M${x(step.i).toFixed(1)} ${(y(step.kl) - 4).toFixed(1)}l4 4l-4 4l-4 -4z`);
+    if (gated.length) plot.append(draw("path", { class: "diamonds", d: gated.join(""), stroke: colour }));
+  }
+  const mark = draw("line", { class: "cursor", y1: EDGE.top, y2: HEIGHT - EDGE.bottom, visibility: "hidden" });
+  plot.append(mark);
+  const at = (event) => {
+    const i = Math.floor(((event.clientX - plot.getBoundingClientRect().left - EDGE.left) * longest) / (width - EDGE.left - EDGE.right));
+    return shown.filter((lane) => lane.steps[i]).map((lane) => [lane, i])[0];
+  };
+  plot.addEventListener("pointermove", (event) => {
+    const there = at(event);
+    mark.setAttribute("visibility", there ? "visible" : "hidden");
+    if (!there) return;
+    mark.setAttribute("x1", x(there[1]));
+    mark.setAttribute("x2", x(there[1]));
+    if (!pinned) choose(...there, false);
+  });
+  plot.addEventListener("pointerleave", () => mark.setAttribute("visibility", "hidden"));
+  plot.addEventListener("click", (event) => {
+    const there = at(event);
+    if (there) choose(...there, true);
+  });
+  const key = make("p", "key-row");
+  key.append(make("b", "", "KL of proposal and aligner along the answer, in nats"));
+  shown.forEach((lane) => {
+    const name = make("span", "line-key", lane.title);
+    name.style.setProperty("--line", COLOURS[(lane.at - 1) % COLOURS.length]);
+    key.append(name);
+  });
+  if (shown.some((lane) => lane.gated)) key.append(make("span", "", "◇ gated"));
+  if (shown.some((lane) => lane.tau !== null)) key.append(make("span", "", "┅ the gate's threshold"));
+  place.replaceChildren(key, plot);
+}
+
+function summary(shown) {
+  const each = shown.map((lane) => {
+    const top = lane.steps.reduce((best, step) => (step.kl > best.kl ? step : best));
+    return `${lane.title}: highest ${top.kl.toFixed(2)} at token ${top.i + 1} of ${lane.steps.length}`;
+  });
+  return "KL of proposal and aligner, token by token, in nats. " + each.join("; ");
+}
+
+function say(state, note) {
+  stage.dataset.state = state;
+  if (part("note").textContent !== note) part("note").textContent = note;
+}
+
+function hear(news) {
+  say(news.state, news.note);
+  if (news.lanes.length && !lanes.size) lay(news.lanes);
+  news.steps.forEach((step) => append(lanes.get(step.lane), step));
+  new Set(news.steps.map((step) => step.lane)).forEach((name) => progress(lanes.get(name)));
+  news.traces.forEach(close);
+  if (news.steps.length) timeline();
+}
+
+// Ask for what is new until the run is over, or another one is on the stage.
+async function follow(id) {
+  let heard = 0;
+  let failures = 0;
+  while (run === id) {
+    let news;
+    try {
+      news = await server.news(id, heard);
+      failures = 0;
+    } catch (error) {
+      if (++failures > 20) return say("failed", "The server does not answer; reload the page to go on.");
+      await new Promise((done) => setTimeout(done, WAIT_MS));
+      continue;
+    }
+    if (run !== id) return;
+    hear(news);
+    heard = news.heard;
+    if (news.state === "ended" || news.state === "failed") return;
+    await new Promise((done) => setTimeout(done, news.state === "running" ? ASK_MS : WAIT_MS));
+  }
+}
+
+function update(value) {
+  if (value.run === run) return;
+  run = value.run;
+  clear();
+  say(run ? "opening" : "empty", run ? "Getting ready…" : "");
+  if (run) follow(run);
+}
+
+new ResizeObserver(() => timeline()).observe(part("panes"));
 watch("value", () => update(JSON.parse(props.value)));
 update(JSON.parse(props.value));
+if (!run) say("empty", "");

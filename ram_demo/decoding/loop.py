@@ -78,8 +78,8 @@ class Loop:
         stop: threading.Event,
         tell: Callable[[Told | Exception | None], None],
     ) -> Ticket:
-        """Take a comparison in. tell is called in the loop's thread, which waits for it: with what the comparison tells,
-        and last with None, or with the exception that ended it.
+        """Take a comparison in. tell is called in the loop's thread, which waits for it: with what the comparison
+        tells, and last with None, or with the exception that ended it.
 
         Stopped while it waits in line, it ends without having told anything but that it waits. Raises UserError if it
         needs more memory than there can be.

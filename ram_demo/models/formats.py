@@ -9,8 +9,8 @@ A decoding step reads every weight to make a token or three, so it costs what it
     int4      groups of 32 with a scale and an offset, as Q4_0 and Q4_1 files have them
 
 `auto` asks each matrix: one that was born in 4 bits (its groups hold at most 16 evenly spaced values) is kept in 4
-bits, where nothing but the scales' rounding is lost; any other in float16. All but float32 give a row the same numbers, bit
-for bit, however many rows share the product: an answer does not depend on who else is being answered.
+bits, where nothing but the scales' rounding is lost; any other in float16. All but float32 give a row the same numbers,
+bit for bit, however many rows share the product: an answer does not depend on who else is being answered.
 """
 
 from collections.abc import Callable
@@ -152,7 +152,7 @@ class Int4:
 
 
 def born_in_4_bits(weight: Tensor) -> bool:
-    """Do the weights [out, in] of each group lie on at most 16 evenly spaced levels, as rounding to 4 bits leaves them?"""
+    """Do the weights [out, in] of each group lie on at most 16 evenly spaced levels, as 4-bit rounding leaves them?"""
     if weight.shape[0] % GROUP or weight.shape[1] % GROUP:
         return False
     level, _, _ = _levels(weight)

@@ -1,8 +1,8 @@
 """What decoding asks of a model: rows that share one batched forward. Two rooms answer: `lean` and `reference`.
 
-A row is one continuation seen through one adapter (or none). The rows of a `Rows` belong to one comparison and have equal
-length, because its lanes advance in lockstep from one prompt; the `Rows` of several comparisons, each of a length of its
-own, share a step. Knows nothing of lanes, sampling or files.
+A row is one continuation seen through one adapter (or none). The rows of a `Rows` belong to one comparison and have
+equal length, because its lanes advance in lockstep from one prompt; the `Rows` of several comparisons, each of a length
+of its own, share a step. Knows nothing of lanes, sampling or files.
 """
 
 from collections.abc import Generator, Sequence

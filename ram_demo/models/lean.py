@@ -68,8 +68,8 @@ class LowRank:
     up: Tensor
 
     def add(self, x: Tensor, y: Tensor, tokens: slice | Tensor) -> None:
-        """y += (x @ down) @ up for these tokens. A slice is one product for all of them; several by number are taken row
-        by row, as products over more rows may round otherwise, and nobody's answer is to depend on who else is here."""
+        """y += (x @ down) @ up for these tokens. A slice is one product for all of them; several by number are taken
+        row by row: over more rows a product may round otherwise, and no answer is to depend on who else is here."""
         if isinstance(tokens, slice):
             y[tokens].addmm_(x[tokens] @ self.down, self.up)
         else:
@@ -290,7 +290,7 @@ class LeanModel:
         ]
 
     def _attend(self, heads: Tensor, cache: "Caches", i: int) -> Tensor:
-        """One group's attention over its own cache. heads: queries, keys, values, [R * T, H + 2 KV, D]. [R * T, H * D]"""
+        """One group's attention over its own cache. heads: queries, keys, values, [R * T, H + 2 KV, D]."""
         H, KV, D = self.heads, self.kv_heads, self.head_dim
         R, T = cache.new[i].shape[1], cache.new[i].shape[3]
         heads = heads.view(R, T, H + 2 * KV, D)

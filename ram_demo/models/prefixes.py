@@ -13,7 +13,7 @@ BUDGET = 256 * 2**20  # bytes
 
 @dataclass(frozen=True, eq=False)
 class Prompt:
-    """One prompt as one adapter read it. ids: int64 [T]; cache: [layers, 2, KV, T, D]; logits: float32 [V], its last."""
+    """One prompt as one adapter read it. ids: int64 [T]; cache: [layers, 2, KV, T, D]; logits: [V], its last."""
 
     adapter: str | None
     ids: Tensor

@@ -1,25 +1,26 @@
 """The Compare tab: prompt and choices in, panes that stream, a vote out. Turns gradio's events into `Runs` and back.
 
+The panes fetch what is new by themselves (`tokens.payload`, at the page's own pace); the event that started a run only
+waits, in no thread, for its end.
+
 Decides nothing: requests are checked in `request.py`, who may vote in `runs.py`; each handler asks as its own session.
 """
 
+import asyncio
 import random
-import time
-from collections.abc import Generator, Iterator
+from collections.abc import AsyncIterator
 from html import escape
 
 import gradio as gr
 
 from ram_demo.decoding.decide import DecodingSettings
 from ram_demo.decoding.monitor import PAPER_TAU
-from ram_demo.decoding.trace import Step
 from ram_demo.errors import UserError
 from ram_demo.models.aligners import Registry
-from ram_demo.request import BASE, OWN_MODE, Choice, Request, parse_tau
-from ram_demo.runs import Run, Runs
+from ram_demo.request import OWN_MODE, Choice, Request, parse_tau
+from ram_demo.runs import Runs
 from ram_demo.ui import tokens
 from ram_demo.ui.assets import web
-from ram_demo.ui.figures import kl_timeline
 
 EXAMPLES = [
     "Why is the sky blue?",
@@ -29,8 +30,8 @@ EXAMPLES = [
     "I can't sleep. How can I fall asleep faster?",
     "Write a thank-you note to a friend who hosted me for the weekend.",
 ]
-UPDATE_SECONDS = 0.1  # the page is told what is new at most ten times a second
-PLOT_SECONDS = 0.7
+LOOK_SECONDS = 0.1  # how often the event that waits for a run's end looks
+SIGN_SECONDS = 2  # and how often it tells the page something, to notice one that was closed
 LONGEST = 1024
 GATES = {
     "auto (the aligner's own)": "auto",
@@ -49,7 +50,7 @@ LAYOUTS = {"a pane for each": True, "composed in one pane": False}
 VOTES = {"A better": "a", "B better": "b", "Tie": "tie", "Both bad": "both_bad"}
 LETTERS = "ABCDEFGHIJ"  # of the panes, in the order in which they stand; stage.js has the same
 NO_VOTE = "Vote once both answers have ended."
-IDLE = tokens.as_text({"state": "empty", "note": "", "run": None})
+IDLE = tokens.as_text({"run": None, "note": ""})
 DEFAULTS = DecodingSettings()
 
 
@@ -120,7 +121,7 @@ def build(runs: Runs, registry: Registry) -> gr.HTML:
         js_on_load=web("stage.js"),
         elem_id="stage",
         label="stage",
-        server_functions=[_everything(runs)],
+        server_functions=[_news(runs)],
     )
     with gr.Column(elem_classes="ballot"):
         with gr.Row(equal_height=True):
@@ -129,16 +130,15 @@ def build(runs: Runs, registry: Registry) -> gr.HTML:
         with gr.Row(elem_id="votes"):
             buttons = [gr.Button(words, interactive=False, min_width=90) for words in VOTES]
         again = gr.Button("Run again with the same seed", size="sm", interactive=False, elem_id="again")
-    plot = gr.Plot(visible=False, show_label=False, label="KL along the answer", elem_id="kl")
     shown = gr.State("")  # id of the run on the stage
     last_seed = gr.State(DEFAULTS.seed)
 
     ballot = [*buttons, pair, said]
     knobs = [layout, mode, gate, tau, length]
     sampling = [temperature, temperature_p, temperature_q, top_p, top_k, penalty, draws]
-    outputs = [stage, plot, run, stop, again, shown, last_seed, *ballot]
+    outputs = [stage, run, stop, again, shown, last_seed, *ballot]
 
-    def compare(
+    async def compare(
         prompt,
         picked,
         seed,
@@ -155,8 +155,8 @@ def build(runs: Runs, registry: Registry) -> gr.HTML:
         penalty,
         n,
         request: gr.Request,
-    ) -> Iterator[dict]:
-        """Run the base and the aligned lanes and stream what they decide."""
+    ) -> AsyncIterator[dict]:
+        """Run the base and the aligned lanes. /news tells what they decide, from the run's id that comes first."""
         try:
             asked = _request(
                 prompt, picked, layout, mode, gate, tau, (t, t_p, t_q, top_p, top_k, penalty, n, seed, length)
@@ -165,8 +165,7 @@ def build(runs: Runs, registry: Registry) -> gr.HTML:
         except UserError as error:
             raise gr.Error(escape(str(error)), print_exception=False) from None
         yield {
-            stage: tokens.as_text({"state": "opening", "note": "Getting ready…", "run": None}),
-            plot: gr.update(visible=False),
+            stage: tokens.as_text({"run": going.id}),
             run: gr.update(interactive=False),
             stop: gr.update(interactive=True),
             again: gr.update(interactive=False),
@@ -174,19 +173,23 @@ def build(runs: Runs, registry: Registry) -> gr.HTML:
             last_seed: asked.settings.seed,
             **_closed(buttons, pair, said, NO_VOTE),
         }
-        heard, newest = yield from _stream(going)
-        lanes = [lane for lane in going.plan.record["lanes"] if lane in going.traces] if going.plan else []
+        looked = 0
+        while not going.ended:
+            await asyncio.sleep(LOOK_SECONDS)
+            looked += 1
+            if looked % round(SIGN_SECONDS / LOOK_SECONDS) == 0:
+                going.listen()
+                yield {shown: going.id}
         ending = {
             run: gr.update(interactive=True),
             stop: gr.update(interactive=False),
             again: gr.update(interactive=True),
         }
-        last = going.news(heard, wait=0)
+        last = going.news(0, wait=0)
         if last.state == "failed":
-            yield {**ending, stage: tokens.as_text({"state": "failed", "note": last.note, "run": None})}
+            yield ending
             raise gr.Error(escape(last.note), print_exception=False)
-        # Said once more, marked as final: the page checks that it has everything, and asks for what it missed.
-        ending[stage] = tokens.as_text({**tokens.payload(going, last, newest), "final": True})
+        lanes = [lane for lane in going.plan.record["lanes"] if lane in going.traces] if going.plan else []
         if len(lanes) > 1:
             titled = [f"{letter} ({lane})" for letter, lane in zip(LETTERS, lanes, strict=False)]
             pairs = [(f"{titled[i]} or {titled[j]}", f"{i}:{j}") for j in range(len(lanes)) for i in range(j)]
@@ -199,27 +202,12 @@ def build(runs: Runs, registry: Registry) -> gr.HTML:
             ending |= {said: "Choose an aligner to have two answers to vote on."}
         yield ending
 
-    def _stream(going: Run) -> Generator[dict, None, tuple[int, tuple[Step, ...]]]:
-        """Tell what is new until the run is over. Returns how much was heard, and the last steps told."""
-        heard, again_sent, drawn_at = 0, (), time.monotonic()
-        steps: dict[str, list] = {}
-        while True:
-            news = going.news(heard, wait=0.5)
-            # The figure is rebuilt less often than the text grows, and once at the end.
-            for step in news.steps:
-                if step.lane != BASE:
-                    steps.setdefault(step.lane, []).append(step)
-            update = {stage: tokens.as_text(tokens.payload(going, news, again_sent))}
-            is_over = news.state in ("ended", "failed")
-            if is_over or time.monotonic() - drawn_at > PLOT_SECONDS:
-                drawn_at = time.monotonic()
-                if steps:
-                    update[plot] = gr.update(value=kl_timeline(steps, _taus(going)), visible=True)
-            yield update
-            heard, again_sent = news.heard, news.steps
-            time.sleep(UPDATE_SECONDS)
-            if is_over:
-                return heard, again_sent
+    def news(run_id: str, heard: int) -> dict:
+        """What a run has decided after the first `heard` events, and the number to ask with next time."""
+        try:
+            return _news(runs)(run_id, heard)
+        except UserError as error:
+            raise gr.Error(escape(str(error)), print_exception=False) from None
 
     def vote(run_id: str, pair_text: str, choice: str, request: gr.Request) -> str:
         """Keep a vote: a, b, tie or both_bad, on the two answers of a run (pair "0:1" is the base and the first)."""
@@ -250,8 +238,8 @@ def build(runs: Runs, registry: Registry) -> gr.HTML:
         return [gr.update(value=word, interactive=bool(run_id)) for word in words]
 
     asked = [prompt, picker, seed, *knobs, *sampling]
-    # Fewer than the server's threads, so that votes and stops are answered however many are streaming.
-    turn = {"concurrency_limit": 24, "show_progress": "hidden", "trigger_mode": "once", "concurrency_id": "compare"}
+    # Who may run is decided in the loop, which tells those who wait; here nobody waits.
+    turn = {"concurrency_limit": None, "show_progress": "hidden", "trigger_mode": "once"}
     gr.on([run.click, prompt.submit], compare, asked, outputs, api_name="compare", **turn)
     again.click(compare, [prompt, picker, last_seed, *knobs, *sampling], outputs, api_visibility="private", **turn)
     again.click(lambda s: s, last_seed, seed, show_progress="hidden", api_visibility="private")
@@ -272,6 +260,7 @@ def build(runs: Runs, registry: Registry) -> gr.HTML:
         )
     pair.input(reopen, [shown, pair], buttons, show_progress="hidden", api_visibility="private")
     gr.api(vote, api_name="vote", concurrency_limit=None)
+    gr.api(news, api_name="news", concurrency_limit=None)
     return picker
 
 
@@ -309,14 +298,6 @@ def _closed(buttons: list, pair: gr.Dropdown, said: gr.Markdown, words: str) -> 
     return {**dict.fromkeys(buttons, gr.update(interactive=False)), pair: gr.update(visible=False), said: words}
 
 
-def _taus(run: Run) -> dict[str, float | None]:
-    """One gate a lane, where its aligners share one."""
-    if run.plan is None:
-        return {}
-    found = {lane: {a["tau"] for a in aligners} for lane, aligners in run.plan.record["lanes"].items()}
-    return {lane: next(iter(taus)) if len(taus) == 1 else None for lane, taus in found.items()}
-
-
 def _pair(text: str | None, lanes: list[str]) -> tuple[str, str]:
     """ "0:2" as the names of the first and third lane; nothing stands for the first two."""
     try:
@@ -328,8 +309,10 @@ def _pair(text: str | None, lanes: list[str]) -> tuple[str, str]:
         raise UserError("The vote must name two of the answers shown.") from None
 
 
-def _everything(runs: Runs):
-    def everything(run_id: str) -> dict:
-        return tokens.everything(runs.find(run_id))
+def _news(runs: Runs):
+    def news(run_id: str, heard: int) -> dict:
+        if type(heard) is not int or heard < 0:
+            raise UserError("What was heard is a number of events, zero or more.")
+        return tokens.payload(runs.find(run_id), heard)
 
-    return everything
+    return news

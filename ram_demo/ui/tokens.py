@@ -1,7 +1,7 @@
 """What the page is told of a run: lanes once, then only the steps that are new. The form that `stage.js` reads.
 
-Plain data; model text stays text (the page puts it in place as text, never as markup). An update travels as one JSON
-text: gradio sends differences of structured values, and gets them wrong where lists inside lists shrink.
+The page asks for what it lacks, saying how much it has heard, so nothing is sent that it has and nothing can be lost.
+Plain data; model text stays text (the page puts it in place as text, never as markup).
 """
 
 import json
@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from ram_demo.decoding.trace import Step, Trace
 from ram_demo.request import BASE
-from ram_demo.runs import News, Run
+from ram_demo.runs import Run
 
 SHOWN = 8  # candidates a token shows on the page; the trace keeps more
 
@@ -23,6 +23,7 @@ def lane_heads(run: Run) -> list[dict]:
             "name": lane,
             "title": "Base" if lane == BASE else lane,
             "detail": _detail(aligners, run.plan.record["modes"][lane]),
+            "tau": _tau(aligners),
         }
         for lane, aligners in run.plan.record["lanes"].items()
     ]
@@ -35,26 +36,28 @@ def _detail(aligners: list[dict], mode: str) -> str:
     return f"strength {strengths}, {mode}"
 
 
+def _tau(aligners: list[dict]) -> float | None:
+    """The lane's gate, where its aligners share one."""
+    taus = {aligner["tau"] for aligner in aligners}
+    return taus.pop() if len(taus) == 1 else None
+
+
 def as_text(value: dict) -> str:
     """JSON without a "<", so that nothing on the way can take model text for markup."""
     return json.dumps(value, ensure_ascii=False).replace("<", "\\u003c")
 
 
-def payload(run: Run, news: News, again: tuple[Step, ...] = ()) -> dict:
-    """One update. again: the steps of the update before, sent twice as a page may drop one of two quick updates."""
+def payload(run: Run, heard: int) -> dict:
+    """What is new to a page that has heard so many events of a run: the panes' heads to one that has heard none."""
+    news = run.news(heard, wait=0)
     return {
-        "run": run.id if run.plan else None,
         "state": news.state,
         "note": news.note,
-        "lanes": lane_heads(run),
-        "steps": [step_for_page(step) for step in (*again, *news.steps)],
-        "traces": [trace_for_page(trace) for trace in run.traces.values()],
+        "lanes": lane_heads(run) if heard == 0 else [],
+        "steps": [step_for_page(step) for step in news.steps],
+        "traces": [trace_for_page(trace) for trace in news.traces],
+        "heard": news.heard,
     }
-
-
-def everything(run: Run) -> dict:
-    """The whole run so far, for a page that missed something."""
-    return payload(run, run.news(0, wait=0))
 
 
 def trace_for_page(trace: Trace) -> dict:

@@ -36,8 +36,10 @@ def compare(client: Client, **changes) -> tuple[str, dict]:
     """The run's id and, by lane, the closing summaries."""
     job = client.submit(*({**ASKED, **changes}).values(), api_name="/compare")
     job.result(timeout=120)
-    last = [json.loads(out[0]) for out in job.outputs() if isinstance(out[0], str)][-1]
-    return last["run"], {trace["lane"]: trace for trace in last["traces"]}
+    run = next(json.loads(out[0])["run"] for out in job.outputs() if isinstance(out[0], str))
+    news = client.predict(run, 0, api_name="/news")
+    assert client.predict(run, news["heard"], api_name="/news")["steps"] == [], "nothing is sent that was heard"
+    return run, {trace["lane"]: trace for trace in news["traces"]}
 
 
 def test_compare_and_vote_once(client: Client, app: App):

@@ -7,8 +7,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from ram_demo.decoding.decide import DecodingSettings, Lane, Weigher
 from ram_demo.decoding.detokenize import plain_decode
-from ram_demo.decoding.engine import DecodingSettings, Lane, Weigher, decode
+from ram_demo.decoding.engine import Forward, compare
 from ram_demo.decoding.trace import Step, Trace
 from ram_demo.models.lean import LeanModel
 from ram_demo.models.reference import ReferenceModel
@@ -49,15 +50,32 @@ class Run:
         return [step.token for step in self.steps[lane]]
 
 
+def alone(growing):
+    """What one comparison tells, with nobody beside it: its forwards are answered as it asks for them."""
+    try:
+        asked = next(growing)
+        while True:
+            if isinstance(asked, Forward):
+                asked = growing.send({m: m.step(tokens, [rows]) for m, (tokens, rows) in asked.asks.items()})
+            else:
+                if asked is not None:
+                    yield asked
+                asked = next(growing)
+    except StopIteration:
+        return
+    finally:
+        growing.close()
+
+
 class Bench:
     """The tiny models, through one engine."""
 
     def __init__(self, folders: Folders, engine: type):
         self.tokenizer = tiny.byte_level()
-        self.proposal = engine(folders.base, CPU, torch.float32)
+        self.proposal = engine(folders.base, CPU, "float32")
         self.proposal.add_adapter("first", folders.first)
         self.proposal.add_adapter("second", folders.second)
-        self.other = engine(folders.other, CPU, torch.float32)
+        self.other = engine(folders.other, CPU, "float32")
         self.seats = {
             "first": (self.proposal, "first"),
             "second": (self.proposal, "second"),
@@ -73,7 +91,8 @@ class Bench:
         settings = replace(settings or DecodingSettings(max_new_tokens=16), **changes)
         record = {"seed": settings.seed}
         decoder = plain_decode(self.tokenizer)
-        return decode(proposal or self.proposal, PROMPT, lanes, settings, record, end_ids, decoder, keep, stop)
+        model = proposal or self.proposal
+        return alone(compare(model, PROMPT, lanes, settings, record, end_ids, decoder, keep, stop))
 
     def run(self, lanes, *args, **kwargs) -> Run:
         run = Run()

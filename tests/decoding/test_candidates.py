@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ram_demo.decoding.candidates import HEAD, draws, nucleus
+from ram_demo.decoding.candidates import HEADS, draws, nucleus
 from tests.decoding import oracle
 
 # Steps of 1/16 with few ties: sums in float32 and in float64 then agree on which side of top_p they fall, or nearly.
@@ -50,6 +50,9 @@ def test_top_k_cuts_after_top_p():
     logits = torch.tensor([0.25, 0.125, 0.5, 0.125]).log()
     assert nucleus(logits, 1.0, 0.9, 2)[0].tolist() == [2, 0]
     assert nucleus(logits, 1.0, 0.3, 2)[0].tolist() == [2]
+
+
+HEAD = HEADS[0]
 
 
 @pytest.mark.parametrize("top_k", [0, HEAD - 1, HEAD + 1, 1500])

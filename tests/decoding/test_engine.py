@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from ram_demo.decoding import sampling
-from ram_demo.decoding.engine import DecodingSettings, Lane
+from ram_demo.decoding.decide import DecodingSettings, Lane
 from ram_demo.decoding.trace import Trace
 from tests import tiny
 from tests.decoding import oracle
@@ -278,18 +278,18 @@ class Watched:
         return getattr(self.model, name)
 
     def _remember(self, rows):
-        self.rows.extend(weakref.ref(thing) for thing in (rows, *rows.keys, *rows.values))
+        self.rows.extend(weakref.ref(thing) for thing in (rows, rows.cache))
         return rows
 
     def prefill(self, ids, adapters, room):
         self.prefills += 1
         self.widths.append(len(adapters))
-        logits, rows = self.model.prefill(ids, adapters, room)
+        logits, rows = yield from self.model.prefill(ids, adapters, room)
         return logits, self._remember(rows)
 
-    def step(self, tokens, rows):
+    def step(self, tokens, groups):
         self.widths.append(len(tokens))
-        return self.model.step(tokens, rows)
+        return self.model.step(tokens, groups)
 
     def select(self, rows, index):
         return self._remember(self.model.select(rows, index))

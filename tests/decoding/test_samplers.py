@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from ram_demo.decoding.engine import DecodingSettings, Lane, Weigher, decide
+from ram_demo.decoding.decide import DecodingSettings, Lane, Voices, Weigher, decide
+from ram_demo.decoding.sampling import SharedNoise
 from tests.decoding import oracle
 
 P_VALUE = 1e-4
@@ -43,6 +44,12 @@ CASES = [
 ]
 
 
+def decided(lane, said, proposal, seen, position, settings):
+    """One choice, where every seat says what is given."""
+    noise = SharedNoise(settings.seed, position, len(P))
+    return decide(lane, Voices(said.__getitem__, proposal, seen, noise, settings))
+
+
 def decisions(settings: DecodingSettings, aligners, seeds):
     """The choices of a lane whose models say just these logits, one for each seed."""
     logits = {"proposal": P}
@@ -52,7 +59,7 @@ def decisions(settings: DecodingSettings, aligners, seeds):
         weighers.append(Weigher(f"aligner{i}", f"q{i}", aligner.beta, aligner.tau, f"q0{i}"))
     said = {seat: torch.tensor(value, dtype=torch.float32) for seat, value in logits.items()}
     lane = Lane("lane", tuple(weighers))
-    return [decide(lane, said.__getitem__, "proposal", NOTHING_SEEN, 3, replace(settings, seed=seed)) for seed in seeds]
+    return [decided(lane, said, "proposal", NOTHING_SEEN, 3, replace(settings, seed=seed)) for seed in seeds]
 
 
 def decision(settings: DecodingSettings, aligners, seed: int):
@@ -205,7 +212,7 @@ def test_the_gate_looks_at_raw_logits_whatever_the_settings():
     said = {"proposal": torch.tensor(P, dtype=torch.float32), "q0": torch.tensor(STRONG, dtype=torch.float32)}
     settings = replace(SETTINGS["temperatures"], repetition_penalty=1.5, top_k=2)
     lane = Lane("lane", (Weigher("a", "q0", 1.0, None),))
-    choice = decide(lane, said.__getitem__, "proposal", torch.tensor([0, 1]), 0, settings)
+    choice = decided(lane, said, "proposal", torch.tensor([0, 1]), 0, settings)
     assert choice.monitors[0].kl == pytest.approx(oracle.kl(P, STRONG), abs=1e-6)
 
 
@@ -250,7 +257,7 @@ def test_the_penalty_reaches_everyone_who_speaks():
     said = {"p": P, "q": STRONG, "q0": STRONG_BASE}
     tensors = {seat: torch.tensor(value, dtype=torch.float32) for seat, value in said.items()}
     lane = Lane("lane", (Weigher("a", "q", 1.0, None, "q0"),))
-    choice = decide(lane, tensors.__getitem__, "p", torch.tensor(seen), 0, settings)
+    choice = decided(lane, tensors, "p", torch.tensor(seen), 0, settings)
     aligner = oracle.Aligner(scaled(STRONG), 1.0, None, scaled(STRONG_BASE))
     expected = oracle.distribution(scaled(P), (aligner,), settings)
     np.testing.assert_allclose(over_vocabulary(choice), expected, atol=2e-6)

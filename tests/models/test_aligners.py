@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from ram_demo.errors import UserError
 from ram_demo.models.aligners import Aligners, Registry
+from ram_demo.models.language_model import finish
 from ram_demo.models.vocabulary import fingerprint
 from tests import tiny, tiny_workbench
 
@@ -79,8 +80,8 @@ def beside(models, registry, tmp_path):
 
 def bare(model) -> torch.Tensor:
     """The proposal's logits after a prompt and after two more tokens."""
-    logits, rows = model.prefill(IDS, [None], 2)
-    return torch.cat([logits, *(model.step(torch.tensor([token]), rows) for token in (41, 42))])
+    logits, rows = finish(model.prefill(IDS, [None], 2))
+    return torch.cat([logits, *(model.step(torch.tensor([token]), [rows]) for token in (41, 42))])
 
 
 def adapter_tensors() -> list[weakref.ref]:
@@ -224,7 +225,7 @@ def test_each_adapter_is_the_merged_model_after_any_swap(beside, put, own, model
     loaded.get("two")
     loaded.unload("one")
     loaded.get("one")
-    got = model.prefill(IDS, [loaded.get(n).adapter for n in ("two", "one")], 1)[0]
+    got = finish(model.prefill(IDS, [loaded.get(n).adapter for n in ("two", "one")], 1))[0]
     with torch.inference_mode():
         expected = [tiny.merged(models / base, own / n)(torch.tensor([IDS])).logits[0, -1] for n in ("two", "one")]
     torch.testing.assert_close(got, torch.stack(expected), rtol=1e-4, atol=1e-4)
@@ -269,7 +270,7 @@ def test_any_sound_name_can_be_loaded(beside, put, base, name):
     loaded = beside(base)
     before = bare(loaded.proposal.model)
     entry = loaded.get(name)
-    assert not torch.equal(entry.model.prefill(IDS, [entry.adapter], 1)[0], before[:1])
+    assert not torch.equal(finish(entry.model.prefill(IDS, [entry.adapter], 1))[0], before[:1])
     loaded.unload(name)
     assert torch.equal(bare(loaded.proposal.model), before)
 
@@ -289,7 +290,7 @@ def test_two_adapters_on_another_base_share_it_and_it_goes_with_the_last(beside,
     with torch.inference_mode():
         expected = tiny.merged(models / "other", own / "two")(torch.tensor([IDS])).logits[0, -1]
     # Another base is loaded in this processor's own precision, which may be float16 weights.
-    torch.testing.assert_close(two.model.prefill(IDS, [two.adapter], 1)[0][0], expected, rtol=0.02, atol=0.02)
+    torch.testing.assert_close(finish(two.model.prefill(IDS, [two.adapter], 1))[0][0], expected, rtol=0.02, atol=0.02)
     gone = weakref.ref(one.model)
     loaded.unload("one")
     del one
@@ -320,7 +321,7 @@ def test_a_whole_model_weighs_by_itself(beside, own, models):
     whole = AutoModelForCausalLM.from_pretrained(own / "whole", dtype=torch.float32)
     with torch.inference_mode():
         expected = whole(torch.tensor([IDS])).logits[0, -1]
-    torch.testing.assert_close(entry.model.prefill(IDS, [None], 1)[0][0], expected, rtol=0.02, atol=0.02)
+    torch.testing.assert_close(finish(entry.model.prefill(IDS, [None], 1))[0][0], expected, rtol=0.02, atol=0.02)
     gone = weakref.ref(entry.model)
     loaded.unload("whole")
     del entry
@@ -442,7 +443,7 @@ def test_an_adapter_of_another_shape_is_refused(beside, put, models, tmp_path, b
     good = loaded.get("good")
     with torch.inference_mode():
         expected = tiny.merged(models / base, folder.with_name("good"))(torch.tensor([IDS])).logits[:, -1]
-    torch.testing.assert_close(good.model.prefill(IDS, [good.adapter], 1)[0], expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(finish(good.model.prefill(IDS, [good.adapter], 1))[0], expected, rtol=1e-4, atol=1e-4)
     names = {name for name, _ in loaded.proposal.model.model.named_parameters()} if base == "gelu" else set()
     assert not [name for name in names if "wide" in name]
 

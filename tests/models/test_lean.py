@@ -10,7 +10,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, GemmaConfig, GPT2Config, LlamaConfig, MistralConfig, Qwen2Config
 
 from ram_demo.errors import UserError
-from ram_demo.models import lean
+from ram_demo.models import formats, lean
+from ram_demo.models.language_model import finish
 from ram_demo.models.lean import LeanModel
 from tests import tiny
 
@@ -82,8 +83,8 @@ def plain(folder: Path, dtype: torch.dtype = torch.float32):
     return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
 
 
-def load(folder: Path, dtype: torch.dtype = torch.float32) -> LeanModel:
-    return LeanModel(folder, CPU, dtype)
+def load(folder: Path, form: str = "float32") -> LeanModel:
+    return LeanModel(folder, CPU, form)
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -93,13 +94,13 @@ def test_prefill_and_steps_are_transformers(tmp_path, name):
     model, expected = load(folder), plain(folder)
     assert lean.supports(expected.config)
     contexts = [list(IDS) * 4, list(IDS) * 4]
-    logits, rows = model.prefill(contexts[0], [None, None], room=5)
+    logits, rows = finish(model.prefill(contexts[0], [None, None], room=5))
     assert logits.dtype == torch.float32
     torch.testing.assert_close(logits, whole_forward(expected, *contexts), atol=1e-4, rtol=0)
     for step in range(5):
         tokens = torch.tensor([5 + step, 200 - 3 * step])
         contexts = [[*context, int(token)] for context, token in zip(contexts, tokens, strict=True)]
-        logits = model.step(tokens, rows)
+        logits = model.step(tokens, [rows])
         torch.testing.assert_close(logits, whole_forward(expected, *contexts), atol=1e-4, rtol=0)
     assert not torch.allclose(logits[0], logits[1], atol=1e-2)
 
@@ -107,7 +108,7 @@ def test_prefill_and_steps_are_transformers(tmp_path, name):
 @pytest.mark.parametrize("name", ["llama", "heads in groups, wider than the stream", "qwen3"])
 def test_a_prompt_of_one_token(tmp_path, name):
     folder = make(tmp_path, name)
-    logits, _ = load(folder).prefill([7], [None, None], room=1)
+    logits, _ = finish(load(folder).prefill([7], [None, None], room=1))
     torch.testing.assert_close(logits, whole_forward(plain(folder), [7], [7]), atol=1e-4, rtol=0)
 
 
@@ -116,14 +117,14 @@ def test_rows_copied_dropped_and_reordered(tiny_base, tiny_adapter):
     model.add_adapter("a", tiny_adapter)
     models = {None: plain(tiny_base), "a": tiny.merged(tiny_base, tiny_adapter)}
     adapters, contexts = [None, "a"], [list(IDS)] * 2
-    _, rows = model.prefill(IDS, adapters, room=8)
+    _, rows = finish(model.prefill(IDS, adapters, room=8))
     token = 20
     for index in ([0, 1], [0, 1, 0, 1], [3, 0, 2], [2, 2, 0, 1, 1], [4, 0], [1], [0, 0]):
         rows = model.select(rows, index)
         adapters, contexts = [adapters[i] for i in index], [contexts[i] for i in index]
         tokens = torch.arange(token, token + len(index))
         token += len(index)
-        logits = model.step(tokens, rows)
+        logits = model.step(tokens, [rows])
         contexts = [[*context, int(t)] for context, t in zip(contexts, tokens, strict=True)]
         expected = torch.cat([whole_forward(models[a], ids) for a, ids in zip(adapters, contexts, strict=True)])
         torch.testing.assert_close(logits, expected, atol=1e-4, rtol=0)
@@ -135,10 +136,10 @@ def test_adapter_rows_are_pefts_own(tmp_path, tiny_base, name):
     model = load(tiny_base)
     model.add_adapter("a", folder)
     through_peft = PeftModel.from_pretrained(plain(tiny_base), folder).eval()
-    logits, rows = model.prefill(IDS, [None, "a"], room=2)
+    logits, rows = finish(model.prefill(IDS, [None, "a"], room=2))
     assert (logits[0] - logits[1]).abs().max() > 0.01
     torch.testing.assert_close(logits[1:], whole_forward(through_peft, IDS), atol=2e-5, rtol=0)
-    logits = model.step(torch.tensor([9, 9]), rows)
+    logits = model.step(torch.tensor([9, 9]), [rows])
     torch.testing.assert_close(logits[1:], whole_forward(through_peft, [*IDS, 9]), atol=2e-5, rtol=0)
     torch.testing.assert_close(logits[:1], whole_forward(plain(tiny_base), [*IDS, 9]), atol=2e-5, rtol=0)
 
@@ -152,21 +153,21 @@ def test_rows_with_different_adapters_are_the_merged_models(tmp_path, name):
         model.add_adapter(adapter, folder)
     models = {None: plain(base)} | {n: tiny.merged(base, f) for n, f in folders.items()}
     order = ["two", None, "one", "two"]
-    logits, rows = model.prefill(IDS, order, room=3)
+    logits, rows = finish(model.prefill(IDS, order, room=3))
     expected = torch.cat([whole_forward(models[a], IDS) for a in order])
     torch.testing.assert_close(logits, expected, atol=1e-5, rtol=0)
     tokens = torch.tensor([4, 4, 4, 90])
     expected = torch.cat([whole_forward(models[a], [*IDS, int(t)]) for a, t in zip(order, tokens, strict=True)])
-    torch.testing.assert_close(model.step(tokens, rows), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(model.step(tokens, [rows]), expected, atol=1e-5, rtol=0)
 
 
 def test_adapters_leave_the_frozen_model_as_it_was(tiny_base, tiny_adapter):
     model = load(tiny_base)
-    before, _ = model.prefill(IDS, [None], room=1)
+    before, _ = finish(model.prefill(IDS, [None], room=1))
     model.add_adapter("a", tiny_adapter)
-    model.prefill(IDS, ["a", None], room=1)
+    finish(model.prefill(IDS, ["a", None], room=1))
     model.remove_adapter("a")
-    assert torch.equal(model.prefill(IDS, [None], room=1)[0], before)
+    assert torch.equal(finish(model.prefill(IDS, [None], room=1))[0], before)
     assert model.adapters == {}
 
 
@@ -176,28 +177,30 @@ def test_weights_in_many_files(tmp_path):
     (folder / "model.safetensors").unlink()
     made.save_pretrained(folder, max_shard_size="10KB")
     assert len(list(folder.glob("model-*.safetensors"))) > 2
-    torch.testing.assert_close(load(folder).prefill(IDS, [None], 1)[0], whole_forward(made, IDS), atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        finish(load(folder).prefill(IDS, [None], 1))[0], whole_forward(made, IDS), atol=1e-4, rtol=0
+    )
 
 
-@pytest.mark.skipif(not lean.has_packed_float16(), reason="FBGEMM's float16 product exists only on x86")
+@pytest.mark.skipif(not formats.is_x86(), reason="FBGEMM's float16 product exists only on x86")
 @pytest.mark.parametrize("name", ["llama", "biases in attention", "biases in mlp", "qwen2", "qwen3"])
 def test_packed_float16_is_close_to_float32(tmp_path, name):
     base = make(tmp_path / "base", name)
     adapter = tiny.adapter(tmp_path / "adapter", base)
-    model = load(base, torch.float16)
+    model = load(base, "float16")
     model.add_adapter("a", adapter)
-    logits, rows = model.prefill(IDS, [None, "a"], room=1)
+    logits, rows = finish(model.prefill(IDS, [None, "a"], room=1))
     assert logits.dtype == torch.float32
     models = plain(base), tiny.merged(base, adapter)
     torch.testing.assert_close(logits, torch.cat([whole_forward(m, IDS) for m in models]), atol=1e-2, rtol=0)
-    logits = model.step(torch.tensor([8, 8]), rows)
+    logits = model.step(torch.tensor([8, 8]), [rows])
     torch.testing.assert_close(logits, torch.cat([whole_forward(m, [*IDS, 8]) for m in models]), atol=1e-2, rtol=0)
 
 
 def test_bfloat16_is_close_to_float32(tiny_base, tiny_adapter):
-    model = load(tiny_base, torch.bfloat16)
+    model = load(tiny_base, "bfloat16")
     model.add_adapter("a", tiny_adapter)
-    logits, _ = model.prefill(IDS, [None, "a"], room=1)
+    logits, _ = finish(model.prefill(IDS, [None, "a"], room=1))
     assert logits.dtype == torch.float32
     expected = torch.cat([whole_forward(m, IDS) for m in (plain(tiny_base), tiny.merged(tiny_base, tiny_adapter))])
     torch.testing.assert_close(logits, expected, atol=0.15, rtol=0)

@@ -3,15 +3,14 @@
 import json
 
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AddedToken, GPT2Config, GPT2LMHeadModel
 
 from ram_demo.errors import UserError
-from ram_demo.models import lean, proposal
+from ram_demo.models import proposal
 from ram_demo.models.lean import LeanModel
-from ram_demo.models.proposal import encode_prompt, end_ids, load, pick_device, pick_dtype
+from ram_demo.models.proposal import encode_prompt, end_ids, load, pick_device
 from ram_demo.models.reference import ReferenceModel
 from ram_demo.models.sources import Source
 from ram_demo.models.vocabulary import fingerprint
@@ -154,17 +153,6 @@ def test_another_architecture_goes_through_transformers(tmp_path):
     config = GPT2Config(vocab_size=tiny.BYTE_LEVEL_SIZE, n_embd=16, n_layer=1, n_head=2, n_positions=64)
     folder = tiny.save(tmp_path, GPT2LMHeadModel(config))
     assert isinstance(load(source(folder), "cpu", "auto").model, ReferenceModel)
-
-
-def test_the_weights_format_by_itself():
-    cpu, gpu = torch.device("cpu"), torch.device("cuda")
-    assert pick_dtype("auto", gpu, True) == pick_dtype("auto", gpu, False) == torch.bfloat16
-    assert pick_dtype("auto", cpu, True) == (torch.float16 if lean.has_packed_float16() else torch.float32)
-    assert pick_dtype("auto", cpu, False) == torch.float32
-    assert pick_dtype("bfloat16", cpu, False) == torch.bfloat16
-    assert pick_dtype("float16", gpu, False) == torch.float16
-    with pytest.raises(UserError, match="float16"):
-        pick_dtype("float16", cpu, False)
 
 
 @pytest.mark.parametrize("device", ["nonsense", "cuda:99", "meta:x", ""])

@@ -6,6 +6,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from ram_demo.errors import UserError
+from ram_demo.models.language_model import finish
 from ram_demo.models.reference import ReferenceModel
 from tests import tiny
 from tests.models.test_lean import change_tensor, plain, whole_forward
@@ -15,7 +16,7 @@ IDS = (1, 70, 75, 201, 260, 90)
 
 
 def load(folder) -> ReferenceModel:
-    return ReferenceModel(folder, CPU, torch.float32)
+    return ReferenceModel(folder, CPU, "float32")
 
 
 def test_rows_copied_dropped_and_reordered(tmp_path, tiny_base, tiny_adapter):
@@ -29,7 +30,7 @@ def test_rows_copied_dropped_and_reordered(tmp_path, tiny_base, tiny_adapter):
         "b": tiny.merged(tiny_base, second),
     }
     adapters, contexts = [None, "a", "b"], [list(IDS)] * 3
-    logits, rows = model.prefill(IDS, adapters, room=8)
+    logits, rows = finish(model.prefill(IDS, adapters, room=8))
     torch.testing.assert_close(logits, torch.cat([whole_forward(models[a], IDS) for a in adapters]), atol=1e-5, rtol=0)
     token = 20
     for index in ([0, 1, 2], [0, 1, 0, 2], [3, 0, 2], [2, 2, 1], [1]):
@@ -37,7 +38,7 @@ def test_rows_copied_dropped_and_reordered(tmp_path, tiny_base, tiny_adapter):
         adapters, contexts = [adapters[i] for i in index], [contexts[i] for i in index]
         tokens = torch.arange(token, token + len(index))
         token += len(index)
-        logits = model.step(tokens, rows)
+        logits = model.step(tokens, [rows])
         contexts = [[*context, int(t)] for context, t in zip(contexts, tokens, strict=True)]
         expected = torch.cat([whole_forward(models[a], ids) for a, ids in zip(adapters, contexts, strict=True)])
         torch.testing.assert_close(logits, expected, atol=1e-5, rtol=0)
@@ -50,9 +51,9 @@ def test_another_architecture(tmp_path):
     folder = tiny.save(tmp_path, made)
     model = load(folder)
     assert (model.engine, model.context, model.vocab_size) == ("transformers", 64, tiny.BYTE_LEVEL_SIZE)
-    logits, rows = model.prefill(IDS, [None], room=2)
+    logits, rows = finish(model.prefill(IDS, [None], room=2))
     torch.testing.assert_close(logits, whole_forward(made, IDS), atol=1e-5, rtol=0)
-    logits = model.step(torch.tensor([7]), model.select(rows, [0]))
+    logits = model.step(torch.tensor([7]), [model.select(rows, [0])])
     torch.testing.assert_close(logits, whole_forward(made, [*IDS, 7]), atol=1e-5, rtol=0)
 
 
@@ -62,12 +63,14 @@ def test_adapters_come_and_go(tmp_path, tiny_base, tiny_adapter):
     for name in ("first", "v1.5", "first"):
         model.add_adapter(name, tiny_adapter)
     expected = whole_forward(tiny.merged(tiny_base, tiny_adapter), IDS)
-    logits, _ = model.prefill(IDS, ["v1.5", None, "first"], room=1)
+    logits, _ = finish(model.prefill(IDS, ["v1.5", None, "first"], room=1))
     torch.testing.assert_close(logits, torch.cat([expected, base, expected]), atol=1e-5, rtol=0)
     model.remove_adapter("first")
-    torch.testing.assert_close(model.prefill(IDS, [None, "v1.5"], 1)[0], torch.cat([base, expected]), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        finish(model.prefill(IDS, [None, "v1.5"], 1))[0], torch.cat([base, expected]), atol=1e-5, rtol=0
+    )
     model.remove_adapter("v1.5")
-    torch.testing.assert_close(model.prefill(IDS, [None], 1)[0], base, atol=1e-5, rtol=0)
+    torch.testing.assert_close(finish(model.prefill(IDS, [None], 1))[0], base, atol=1e-5, rtol=0)
     assert isinstance(model.model, type(plain(tiny_base)))
 
 
@@ -93,17 +96,17 @@ def test_a_refused_adapter_leaves_the_proposal_frozen(copy, tiny_base, tiny_adap
     model = load(tiny_base)
     if beside:
         model.add_adapter("good", tiny_adapter)
-    before = model.prefill(IDS, [None], room=1)[0]
+    before = finish(model.prefill(IDS, [None], room=1))[0]
     folder = copy(tiny_adapter)
     SPOILED[name](folder)
     with pytest.raises(UserError) as caught:
         model.add_adapter("bad", folder)
     assert "\n" not in str(caught.value)
-    torch.testing.assert_close(model.prefill(IDS, [None], room=1)[0], before, atol=1e-6, rtol=0)
+    torch.testing.assert_close(finish(model.prefill(IDS, [None], room=1))[0], before, atol=1e-6, rtol=0)
     # And the same name can be given to one that fits.
     model.add_adapter("bad", tiny_adapter)
     expected = whole_forward(tiny.merged(tiny_base, tiny_adapter), IDS)
-    torch.testing.assert_close(model.prefill(IDS, ["bad"], room=1)[0], expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(finish(model.prefill(IDS, ["bad"], room=1))[0], expected, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("spoil", ["truncated", "a pickle", "only a pickle", "a tensor is missing"])

@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM
 from ram_demo.errors import StorageError, UserError
 from ram_demo.models import sources
 from ram_demo.models.aligners import Aligners, Registry
+from ram_demo.models.language_model import finish
 from ram_demo.models.vocabulary import fingerprint
 from ram_demo.training import worker
 from ram_demo.training.recipe import Recipe
@@ -150,7 +151,9 @@ def test_the_package_is_an_aligner(train, base, tmp_path):
     ids = [5, 30, 31, 40]
     with torch.inference_mode():
         expected = adapted(base, folder)(torch.tensor([ids])).logits[:, -1]
-    torch.testing.assert_close(proposal.model.prefill(ids, [loaded.adapter], 1)[0], expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        finish(proposal.model.prefill(ids, [loaded.adapter], 1))[0], expected, rtol=1e-4, atol=1e-4
+    )
 
 
 def test_one_seed_makes_one_aligner(train, tmp_path):

@@ -3,7 +3,6 @@
 import json
 
 from ram_demo.decoding.trace import Candidate, Step
-from ram_demo.ui.figures import kl_timeline
 from ram_demo.ui.tokens import SHOWN, as_text, step_for_page
 
 
@@ -31,12 +30,3 @@ def test_the_text_of_an_update_holds_no_markup_and_reads_back_whole():
     value = {"text": "</script><img onerror=x> \u2028 \u202e 👩‍👩‍👧"}
     assert "<" not in as_text(value)
     assert json.loads(as_text(value)) == value
-
-
-def test_the_figure_marks_gated_tokens_and_escapes_text():
-    figure = kl_timeline({"<b>one</b>": [step(1, 1, 2, "<i>"), step(2, 2, 2)]}, {"<b>one</b>": 0.1})
-    line = figure.data[0]
-    assert list(line.marker.symbol) == ["diamond-open", "circle"]
-    assert line.name == "&lt;b>one&lt;/b>" and line.customdata[0] == "&lt;i>"
-    assert list(line.y) == [0.5, 0.5]
-    assert figure.layout.shapes[0].y0 == 0.1
