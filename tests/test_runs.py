@@ -263,28 +263,6 @@ def test_a_run_that_is_asked_about_goes_on_for_as_long_as_it_takes(runs, paced, 
     assert {trace.done for trace in hear(run).traces} == {"length"}
 
 
-def test_an_unheard_run_gives_up_its_place_in_the_line(runs, paced, bench, clock, monkeypatch):
-    monkeypatch.setattr(loop, "MOST_ROWS", 1)
-    monkeypatch.setattr(loop, "TELL_SECONDS", -1)
-    first = runs.start(ASKED, "me")
-    paced.let()
-    paced.wait()
-    queued = runs.start(ASKED, "gone")
-    with bench.loop.changed:
-        assert bench.loop.changed.wait_for(lambda: bench.loop.line, PATIENCE)
-    paced.allowed.release()
-    paced.let()
-    until(queued, "waiting", "One comparison is ahead of yours; it begins within about ")
-    clock.now += runs_module.UNHEARD_SECONDS + 1
-    first.news(0, 0.0)  # the first is still heard
-    paced.let()
-    paced.release()
-    join(queued)
-    assert queued.ended and queued.traces == {}
-    assert {trace.done for trace in hear(first).traces} == {"length"}
-    assert nobody_is_left(bench)
-
-
 # Failing ------------------------------------------------------------------------------------------------------------
 
 
@@ -352,12 +330,32 @@ def test_a_run_given_up_while_the_proposal_is_opened_ends_with_nothing(store):
 # Several at once ----------------------------------------------------------------------------------------------------
 
 
-def test_those_who_wait_are_told_their_place_and_all_finish(runs, paced):
+@pytest.fixture
+def narrow(monkeypatch):
+    """A loop with room for one comparison at a time, which tells those who wait at every step."""
+    monkeypatch.setattr(loop, "MOST_ROWS", 1)
+    monkeypatch.setattr(loop, "TELL_SECONDS", -1)
+
+
+def line_up(runs, bench, paced, *sessions):
+    """Runs that stand in line behind the one that is in a forward now, and have been told so."""
+    paced.wait()
+    queued = []
+    for session in sessions:
+        queued.append(runs.start(ASKED, session))
+        with bench.loop.changed:
+            assert bench.loop.changed.wait_for(lambda: len(bench.loop.line) == len(queued), PATIENCE)
+    paced.allowed.release()
+    paced.wait()
+    paced.entered.release()
+    return queued
+
+
+def test_those_who_wait_are_told_their_place_and_all_finish(runs, bench, paced, narrow):
     first = runs.start(ASKED, "one")
     paced.let()
-    second = runs.start(ASKED, "two")
+    second, third = line_up(runs, bench, paced, "two", "three")
     until(second, "waiting", "One comparison is ahead")
-    third = runs.start(ASKED, "three")
     until(third, "waiting", "2 comparisons are ahead")
     paced.release()
     told = [hear(run) for run in (first, second, third)]
@@ -368,16 +366,42 @@ def test_those_who_wait_are_told_their_place_and_all_finish(runs, paced):
     assert texts[0] == texts[1] == texts[2], "one seed, one answer, whoever else is running"
 
 
-def test_stop_while_waiting_ends_that_one_only(runs, paced):
+def test_stop_while_waiting_ends_that_one_only(runs, bench, paced, narrow):
     first = runs.start(ASKED, "one")
     paced.let()
-    second = runs.start(ASKED, "two")
+    (second,) = line_up(runs, bench, paced, "two")
     until(second, "waiting")
     runs.stop("two")
+    paced.release()
     heard = hear(second)
     assert heard.states[-1] == "ended" and heard.traces == []
-    paced.release()
     assert {trace.done for trace in hear(first).traces} == {"length"}
+
+
+def test_two_people_at_once_share_the_forwards(runs, bench, paced):
+    """Both advance with each forward that is let through, and both get what they get alone."""
+    first = runs.start(ASKED, "one")
+    paced.let()
+    (second,) = line_up(runs, bench, paced, "two")
+    paced.release()
+    told = [hear(run) for run in (first, second)]
+    one, two = ([trace.text for trace in heard.traces] for heard in told)
+    assert one == two
+    assert "waiting" not in told[1].states
+
+
+def test_an_unheard_run_gives_up_its_place_in_the_line(runs, paced, bench, clock, narrow):
+    first = runs.start(ASKED, "me")
+    paced.let()
+    (queued,) = line_up(runs, bench, paced, "gone")
+    until(queued, "waiting", "it begins within about ")
+    clock.now += runs_module.UNHEARD_SECONDS + 1
+    first.news(0, 0.0)  # the first is still heard
+    paced.release()
+    join(queued)
+    assert queued.ended and queued.traces == {}
+    assert {trace.done for trace in hear(first).traces} == {"length"}
+    assert nobody_is_left(bench)
 
 
 # The vote -----------------------------------------------------------------------------------------------------------
@@ -446,12 +470,14 @@ def test_a_vote_before_the_end_is_refused(runs, paced):
 def test_a_vote_waits_for_every_lane(runs, ended, bench, monkeypatch):
     go_on = threading.Event()
 
-    def lane_by_lane(plan, stop):
-        yield from (ended.traces["base"], ended.traces["a"])
+    def lane_by_lane(plan, stop, tell):
+        tell(ended.traces["base"])
+        tell(ended.traces["a"])
         assert go_on.wait(PATIENCE)
-        yield ended.traces["b"]
+        tell(ended.traces["b"])
+        tell(None)
 
-    monkeypatch.setattr(bench, "run", lane_by_lane)
+    monkeypatch.setattr(bench, "submit", lane_by_lane)
     run = runs.start(ASKED, "me")
     while len(run.news(0, 0.05).traces) < 2:
         pass

@@ -10,6 +10,7 @@ from ram_demo.settings import DEFAULT_MODEL, SHIPPED_ALIGNERS, VARIABLES, from_e
 
 def test_without_any_variable_the_users_own_folders_are_taken():
     settings = from_environment({})
+    assert settings.memory is None
     assert (settings.model, settings.dtype, settings.device) == (DEFAULT_MODEL, "auto", "auto")
     assert (settings.host, settings.port, settings.uploads) == ("127.0.0.1", 7860, True)
     assert not settings.on_spaces and not settings.network_volume
@@ -22,11 +23,12 @@ def test_every_variable_that_is_documented_is_read(tmp_path):
     values = {
         "RAM_DEMO_DATA": str(tmp_path / "d"), "RAM_DEMO_CACHE": str(tmp_path / "c"), "RAM_DEMO_MODEL": "some/model",
         "RAM_DEMO_DTYPE": "bfloat16", "RAM_DEMO_DEVICE": "cuda:1", "RAM_DEMO_HOST": "0.0.0.0", "RAM_DEMO_PORT": "80",
-        "RAM_DEMO_UPLOADS": "on",
+        "RAM_DEMO_UPLOADS": "on", "RAM_DEMO_MEMORY": "1.5",
     }  # fmt: skip
     assert set(values) == set(VARIABLES)
     settings = from_environment(values)
     assert (settings.data, settings.cache) == (tmp_path / "d", tmp_path / "c")
+    assert settings.memory == 1.5
     assert (settings.model, settings.dtype, settings.device) == ("some/model", "bfloat16", "cuda:1")
     assert (settings.host, settings.port, settings.uploads) == ("0.0.0.0", 80, True)
     assert settings.own_aligners == tmp_path / "d" / "aligners"
@@ -49,7 +51,8 @@ def test_a_home_is_expanded_and_a_relative_folder_made_whole():
     ("name", "value"),
     [
         *(("RAM_DEMO_PORT", port) for port in ("0", "65536", "-1", "http", "78.60", "9" * 30)),
-        ("RAM_DEMO_DTYPE", "int8"),
+        ("RAM_DEMO_DTYPE", "int3"),
+        *(("RAM_DEMO_MEMORY", memory) for memory in ("much", "-1", "nan", "1e9", "1.")),
         ("RAM_DEMO_UPLOADS", "yes"),
     ],
 )

@@ -132,10 +132,7 @@ def test_steps_come_before_the_trace_and_a_stop_before_all(bench):
     stop = threading.Event()
     stop.set()
     stopped = list(bench.run(plan, stop))
-    assert [(trace.lane, trace.done, trace.steps) for trace in stopped] == [
-        ("base", "stopped", ()),
-        ("a", "stopped", ()),
-    ]
+    assert stopped == [], "stopped in line, it has nothing to tell"
     assert all(trace.first_token_ms >= 0 for trace in stopped)
 
 

@@ -95,6 +95,7 @@ class Loop:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name="decoding", daemon=True)
                 self._thread.start()
+            self.changed.notify_all()
         return ticket
 
     def run(

@@ -209,7 +209,7 @@ def test_bfloat16_is_close_to_float32(tiny_base, tiny_adapter):
 
 def test_it_says_what_it_is(tiny_base):
     model = load(tiny_base)
-    assert (model.engine, model.precision, model.context) == ("lean", "float32", 128)
+    assert (model.engine, model.precision, model.context) == ("lean", "float32 weights", 128)
     assert model.vocab_size == tiny.BYTE_LEVEL_SIZE
 
 
