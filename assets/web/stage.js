@@ -343,7 +343,8 @@ async function follow(id) {
   while (run === id) {
     let news;
     try {
-      news = await server.news(id, heard);
+      news = await server.whats_new({ run: id, heard });
+      if (!news) throw new Error("no answer");
       failures = 0;
     } catch (error) {
       if (++failures > 20) return say("failed", "The server does not answer; reload the page to go on.");

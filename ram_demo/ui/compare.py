@@ -115,13 +115,17 @@ def build(runs: Runs, registry: Registry) -> gr.HTML:
             penalty = gr.Slider(1, 2, DEFAULTS.repetition_penalty, step=0.01, label="Repetition penalty")
             draws = gr.Number(DEFAULTS.candidates, label="n, draws of sis", precision=0, minimum=1)
 
+    def whats_new(asked: dict) -> dict:
+        """For the stage, which may send one value: {run, heard}."""
+        return _news(runs, asked["run"], asked["heard"])
+
     stage = gr.HTML(
         IDLE,
         html_template=web("stage.html"),
         js_on_load=web("stage.js"),
         elem_id="stage",
         label="stage",
-        server_functions=[_news(runs)],
+        server_functions=[whats_new],
     )
     with gr.Column(elem_classes="ballot"):
         with gr.Row(equal_height=True):
@@ -205,7 +209,7 @@ def build(runs: Runs, registry: Registry) -> gr.HTML:
     def news(run_id: str, heard: int) -> dict:
         """What a run has decided after the first `heard` events, and the number to ask with next time."""
         try:
-            return _news(runs)(run_id, heard)
+            return _news(runs, run_id, heard)
         except UserError as error:
             raise gr.Error(escape(str(error)), print_exception=False) from None
 
@@ -309,10 +313,7 @@ def _pair(text: str | None, lanes: list[str]) -> tuple[str, str]:
         raise UserError("The vote must name two of the answers shown.") from None
 
 
-def _news(runs: Runs):
-    def news(run_id: str, heard: int) -> dict:
-        if type(heard) is not int or heard < 0:
-            raise UserError("What was heard is a number of events, zero or more.")
-        return tokens.payload(runs.find(run_id), heard)
-
-    return news
+def _news(runs: Runs, run_id: str, heard: int) -> dict:
+    if type(heard) is not int or heard < 0:
+        raise UserError("What was heard is a number of events, zero or more.")
+    return tokens.payload(runs.find(run_id), heard)
