@@ -18,7 +18,7 @@ lint: .venv/.installed-dev
 	$(VENV_PYTHON) -m ruff check .
 	$(VENV_PYTHON) -m ruff format --check .
 
-bench: .venv/.installed
+bench: browser
 	$(VENV_PYTHON) -m ram_demo bench
 
 # Words by which a pirate is told.

@@ -9,8 +9,9 @@ const LETTERS = "ABCDEFGHIJ";
 // Characters that would reorder or hide the text around them are shown by their number.
 const UNSEEN = /[\u0000-\u0008\u000b-\u001f\u007f\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff]/g;
 
-const ASK_MS = 150; // between two askings while tokens come
+const ASK_MS = 250; // between two askings while tokens come
 const WAIT_MS = 400; // and while they do not yet
+const DRAW_MS = 500; // between two drawings of the timeline: a laptop draws on the cores that decode
 const COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]; // Okabe and Ito's
 
 let run = null; // id of the run on the stage
@@ -18,6 +19,7 @@ let lanes = new Map(); // lane name -> {steps, pane, text, stats, end}
 let pinned = null; // the token that was clicked
 let parted = new Set(); // lanes that have said something else than the base
 let looked = null; // the token whose candidates are shown
+let drawn = 0; // when the timeline was drawn last
 
 const make = (tag, className, text) => {
   const node = document.createElement(tag);
@@ -333,7 +335,11 @@ function hear(news) {
   news.steps.forEach((step) => append(lanes.get(step.lane), step));
   new Set(news.steps.map((step) => step.lane)).forEach((name) => progress(lanes.get(name)));
   news.traces.forEach(close);
-  if (news.steps.length) timeline();
+  const over = news.state === "ended" || news.state === "failed";
+  if (lanes.size && (over || performance.now() - drawn > DRAW_MS)) {
+    timeline();
+    drawn = performance.now();
+  }
 }
 
 // Ask for what is new until the run is over, or another one is on the stage.

@@ -8,6 +8,7 @@ Knows models only as things that step. It runs in a thread of its own while ther
 """
 
 import heapq
+import logging
 import threading
 import time
 from collections import deque
@@ -23,6 +24,8 @@ from ram_demo.decoding.engine import Asked, Forward
 from ram_demo.decoding.trace import Step, Trace
 from ram_demo.errors import UserError
 from ram_demo.models.language_model import LanguageModel
+
+log = logging.getLogger(__name__)
 
 MOST_ROWS = 48  # in one forward: more would make everybody slow, where waiting in line makes only newcomers wait
 TELL_SECONDS = 0.5  # those who wait are told how it stands about so often
@@ -159,7 +162,7 @@ class Loop:
         if self.line and time.monotonic() - self._told_at > TELL_SECONDS:
             self._told_at = time.monotonic()
             for ahead, (ticket, steps) in enumerate(zip(self.line, self._steps_until(), strict=True), 1):
-                ticket.tell(Waiting(ahead, steps * self.step_seconds))
+                _tell(ticket, Waiting(ahead, steps * self.step_seconds))
 
     def _fits(self, ticket: Ticket) -> bool:
         return (
@@ -233,7 +236,15 @@ class Loop:
             self.active.remove(ticket)
         ticket.growing.close()
         ticket.forward = None
-        ticket.tell(_in_words(error))
+        _tell(ticket, _in_words(error))
+
+
+def _tell(ticket: Ticket, told: Waiting | Exception | None) -> None:
+    """A listener that fails is nobody else's misfortune."""
+    try:
+        ticket.tell(told)
+    except Exception:
+        log.exception("a listener failed")
 
 
 def _step(model: LanguageModel, tickets: list[Ticket]) -> tuple[Tensor, ...]:
