@@ -46,15 +46,14 @@ def formats(settings: Settings) -> Iterator[Figure]:
     table = Table("Weight formats, against float32")
     truth = open_workbench(replace(settings, dtype="float32"))
     answers = [_answer(truth, prompt, seed) for seed, prompt in enumerate(_prompts())]
-    base = truth.proposal
-    reference = apart(lambda: _transformers(base.source.path, answers))
-    yield from _lines(table, "transformers, bfloat16", answers, reference)
+    path = truth.proposal.source.path
+    yield from apart(lambda: _lines(table, "transformers, bfloat16", answers, _transformers(path, answers)))
     for form in ("float32", "auto", *(form for form in FORMATS if form != "float32")):
         bench = ours.open_endless(replace(settings, dtype=form))
         model = bench.proposal.model
         name = f"auto: {model.precision}" if form == "auto" else form
         if form != "float32":
-            yield from _lines(table, name, answers, apart(lambda model=model: [_teach(model, a) for a in answers]))
+            yield from apart(lambda m=model, n=name: _lines(table, n, answers, [_teach(m, a) for a in answers]))
         lane = ((Choice(ours.ALIGNER),),)
         rates = [SPEED_TOKENS / ours.compare(bench, lane, SPEED_TOKENS).total for _ in range(4)][1:]
         yield table.median(f"{name}: speed", rates, "pairs/s")
@@ -96,7 +95,7 @@ def _transformers(folder: Path, answers: list[Answer]) -> list[list[Tensor]]:
     return heard
 
 
-def _lines(table: Table, name: str, answers: list[Answer], heard: list[list[Tensor]]) -> Iterator[Figure]:
+def _lines(table: Table, name: str, answers: list[Answer], heard: list[list[Tensor]]) -> list[Figure]:
     divergences, same = [], []
     for seed, (answer, theirs) in enumerate(zip(answers, heard, strict=True)):
         for position, (truth, logits) in enumerate(zip(answer.logits, theirs, strict=True)):
@@ -104,8 +103,10 @@ def _lines(table: Table, name: str, answers: list[Answer], heard: list[list[Tens
             seen = torch.tensor(answer.prompt + answer.said[:position]).unique()
             same.append(_choice(logits, seen, seed, position) == answer.said[position])
     mean = sum(divergences) / len(divergences)
-    yield table.single(f"{name}: mean KL over {len(divergences)} tokens", mean, "nats")
-    yield table.single(f"{name}: same choice under the same noise", sum(same) / len(same), "of 1")
+    return [
+        table.single(f"{name}: mean KL over {len(divergences)} tokens", mean, "nats"),
+        table.single(f"{name}: same choice under the same noise", sum(same) / len(same), "of 1"),
+    ]
 
 
 def _choice(logits: Tensor, seen: Tensor, seed: int, position: int) -> int:

@@ -55,10 +55,10 @@ def plan_all() -> list[Asked]:
 
 @pytest.fixture
 def bench(tmp_path):
-    """A proposal in the packed format that most people run, two adapters on it and a whole model beside."""
+    """A proposal, two adapters on it and a whole model beside; memory for a few comparisons at a time."""
     wide = {"hidden_size": 64, "intermediate_size": 96, "head_dim": 32, "max_position_embeddings": 512}
     base = tiny.save(tmp_path / "base", tiny.model(**wide, spread=0.35))
-    settings = replace(tiny_workbench.settings(tmp_path), memory=0.002)  # GB: so that some have to wait in line
+    settings = replace(tiny_workbench.settings(tmp_path), memory=0.002)
     for seed, name in enumerate("ab"):
         tiny.adapter(settings.own_aligners / name, base, seed=seed, r=8)
     tiny.save(settings.own_aligners / "whole", tiny.model(seed=4, max_position_embeddings=512))
