@@ -140,8 +140,9 @@ def train(
     recipe: Annotated[Path, typer.Argument(help="A recipe, in YAML.")],
     out: Annotated[Path | None, typer.Option(help="The package's folder; if not given, among your own.")] = None,
     max_steps: Annotated[int | None, typer.Option(help="End after so many optimiser steps.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped or killed.")] = False,
 ) -> None:
-    """Train an aligner from a recipe and leave its package in a folder."""
+    """Train an aligner from a recipe and leave its package in a folder; its run lies beside, as NAME.run."""
     from ram_demo.training import recipe as recipes
     from ram_demo.training import worker
 
@@ -150,13 +151,15 @@ def train(
     settings = from_environment()
     read = recipes.read(recipe)
     target = out or settings.own_aligners / read.name
-
-    def report(progress: worker.Progress) -> None:
-        loss = "" if progress.loss is None else f"  loss {progress.loss:.2f}  {progress.seconds:.0f} s"
-        print(f"{progress.stage} {progress.done}/{progress.total}{loss}", file=sys.stderr, flush=True)
-
-    worker.train(read, (recipe.parent / read.data).resolve(), target, settings, max_steps, report)
+    run = out.with_name(f"{out.name}.run") if out else settings.runs / read.name
+    worker.train(read, (recipe.parent / read.data).resolve(), target, run, settings, max_steps, _event, resume)
     print(target)
+
+
+def _event(kind: str, **event) -> None:
+    """What happens in a training run, as a line for the log."""
+    values = (f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in event.items() if v not in (None, ""))
+    print(kind.replace("_", " "), *values, sep="  ", file=sys.stderr, flush=True)
 
 
 @app.command()

@@ -58,6 +58,11 @@ class Settings:
         """Where a user's own aligners live: dropped there by hand, or imported."""
         return self.data / "aligners"
 
+    @property
+    def runs(self) -> Path:
+        """Where training runs live, a folder each."""
+        return self.data / "runs"
+
 
 def from_environment(environ=os.environ) -> Settings:
     """Read the settings. Raises UserError for a value that cannot be meant."""

@@ -574,14 +574,17 @@ def test_a_recipe_is_trained_into_the_users_folder_and_used(call, generate, data
     recipe = tmp_path / "short.yaml"
     recipe.write_text(
         f"name: short\ndescription: Says little.\ndata: examples.jsonl\ndata_license: CC0\nbase: {made / 'base'}\n"
-        "synthesis_tokens: 4\nepochs: 9\n"
+        "synthesis_tokens: 4\nepochs: 9\nheld_out: 0\n"
     )
     code, out, err = call("train", recipe, "--max-steps", "2")
     assert (code, out) == (0, f"{data / 'aligners' / 'short'}\n")
-    assert "train 1/2" in err and "train 2/2" in err
+    assert "step 1  total 2" in err and "step 2  total 2" in err
+    assert not [name for name in os.listdir(data / "aligners") if "run" in name], "a run is no aligner"
     assert set(generate("--aligner", "short")[1]) == {"base", "short"}
     code, out, _ = call("train", recipe, "--max-steps", "1", "--out", tmp_path / "elsewhere" / "x")
     assert code == 0 and (tmp_path / "elsewhere" / "x" / "adapter_model.safetensors").is_file()
+    assert (tmp_path / "elsewhere" / "x.run" / "events.jsonl").is_file()
+    assert "no run at" in mistake(call, "train", recipe, "--out", tmp_path / "new", "--resume")
     for steps in ("0", "-1", "few"):
         assert "max-steps" in mistake(call, "train", recipe, "--max-steps", steps)
     recipe.write_text(recipe.read_text() + "speed: 3\n")

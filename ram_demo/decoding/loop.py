@@ -8,9 +8,9 @@ Knows models only as things that step. It runs in a thread of its own while ther
 """
 
 import heapq
-import logging
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
@@ -24,8 +24,6 @@ from ram_demo.decoding.engine import Asked, Forward
 from ram_demo.decoding.trace import Step, Trace
 from ram_demo.errors import UserError
 from ram_demo.models.language_model import LanguageModel
-
-log = logging.getLogger(__name__)
 
 MOST_ROWS = 48  # in one forward: more would make everybody slow, where waiting in line makes only newcomers wait
 TELL_SECONDS = 0.5  # those who wait are told how it stands about so often
@@ -244,7 +242,7 @@ def _tell(ticket: Ticket, told: Waiting | Exception | None) -> None:
     try:
         ticket.tell(told)
     except Exception:
-        log.exception("a listener failed")
+        traceback.print_exc()
 
 
 def _step(model: LanguageModel, tickets: list[Ticket]) -> tuple[Tensor, ...]:

@@ -4,12 +4,14 @@ Knows the chat template and the end-of-text ids; knows nothing of aligners or de
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
+from jinja2 import TemplateError
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from ram_demo.errors import UserError
@@ -92,25 +94,40 @@ def end_ids(folder: Path, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
-    """The ids of `prompt` in the tokenizer's chat template, ready for an answer; as it is if there is no template.
+    """The ids of a single question in the tokenizer's chat template, ready for an answer."""
+    return encode_conversation(tokenizer, [("user", prompt)])
 
-    The template is laid out around a placeholder, and what a person types is cut inside every control token (such as
+
+def encode_conversation(tokenizer: PreTrainedTokenizerBase, turns: Sequence[tuple[str, str]]) -> list[int]:
+    """The ids of a conversation, (role, text) a turn, in the tokenizer's chat template, ready for an answer; without a
+    template, the texts as they are. Raises UserError for an empty text, or turns that the template refuses.
+
+    The template is laid out around placeholders, and what a person types is cut inside every control token (such as
     `<|im_end|>`), so that it is read as text and cannot end the turn. All else is encoded as the template's own text.
     """
-    text = prompt.encode("utf-8", "replace").decode("utf-8").strip()  # lone surrogates cannot be encoded
-    if not text:
+    texts = [text.encode("utf-8", "replace").decode("utf-8").strip() for _, text in turns]  # no lone surrogates
+    if not all(texts):
         raise UserError("The prompt is empty.")
     if tokenizer.chat_template is None:
-        return tokenizer.encode(text, split_special_tokens=True)
-    laid_out = tokenizer.apply_chat_template(
-        [{"role": "user", "content": CONTENT}], add_generation_prompt=True, tokenize=False
-    )
-    before, after = laid_out.split(CONTENT)
+        return tokenizer.encode("\n\n".join(texts), split_special_tokens=True)
+    marks = [f"{CONTENT}{n}{CONTENT}" for n in range(len(turns))]
+    messages = [{"role": role, "content": mark} for (role, _), mark in zip(turns, marks, strict=True)]
+    try:
+        laid_out = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    except TemplateError as error:
+        raise UserError(f"The model's chat template refuses this conversation: {error}.") from error
+    frame = re.split("|".join(map(re.escape, marks)), laid_out)
+    if len(frame) != len(turns) + 1:
+        raise UserError("The model's chat template does not show every turn of this conversation.")
     added = [token for token in tokenizer.added_tokens_decoder.values() if token.content.strip()]
-    control = [t.content for t in added if t.special or t.content in END_TOKENS or t.content in before + after]
+    whole = "".join(frame)
+    control = [t.content for t in added if t.special or t.content in END_TOKENS or t.content in whole]
     # A place after the first character of a control token: cut there, no piece holds one.
     places = "|".join(f"(?<={re.escape(c[0])})(?={re.escape(c[1:])})" for c in control if len(c) > 1)
-    pieces = re.split(places, text) if places else [text]
-    pieces[0] = before + pieces[0]
-    pieces[-1] += after
+    pieces = [frame[0]]
+    for text, after in zip(texts, frame[1:], strict=True):
+        first, *rest = re.split(places, text) if places else [text]
+        pieces[-1] += first
+        pieces += rest
+        pieces[-1] += after
     return [token for piece in pieces for token in tokenizer.encode(piece, add_special_tokens=False)]

@@ -1,80 +1,75 @@
-"""Examples of prompt and completion: read and checked line by line, turned into ids with the prompt masked.
+"""Examples as tokens: prompts in the chat template, answers that end, and padded batches with the prompt masked.
 
-Knows a tokenizer and the chat template; knows nothing of models.
+Knows a tokenizer and the chat template; knows nothing of files (`rows.py`) or models.
 """
 
 import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ram_demo.errors import UserError
-from ram_demo.models.proposal import encode_prompt
+from ram_demo.models.proposal import encode_conversation
 from ram_demo.training.losses import IGNORE
-
-
-@dataclass(frozen=True)
-class Example:
-    prompt: str
-    completion: str
+from ram_demo.training.rows import Example
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """prompt and response ids; the response ends with the end-of-text id, so that ending is learnt too."""
+    """One conversation as ids. A response ends with the end-of-text id, so that ending is learnt too. prompt + response
+    is what is learnt (y+), prompt + rejected what is not (y-), where there is one."""
 
     prompt: tuple[int, ...]
     response: tuple[int, ...]
+    rejected: tuple[int, ...] | None = None
 
-
-def read(file: Path) -> list[Example]:
-    """One JSON object a line with `prompt` and `completion`. Raises UserError that names the first bad line."""
-    try:
-        lines = file.read_text("utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"The data {file} cannot be read: {error}.") from error
-    examples = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError:
-            raise UserError(f"{file.name}, line {number}: this is not JSON.") from None
-        for key in ("prompt", "completion"):
-            if not isinstance(row, dict) or not isinstance(row.get(key), str) or not row[key].strip():
-                raise UserError(f"{file.name}, line {number}: {key!r} must be a text that is not empty.")
-        examples.append(Example(row["prompt"], row["completion"]))
-    if not examples:
-        raise UserError(f"{file.name} holds no examples.")
-    return examples
+    @property
+    def length(self) -> int:
+        return len(self.prompt) + max(len(self.response), len(self.rejected or ()))
 
 
 def content_hash(examples: Sequence[Example]) -> str:
-    """12 hex digits over the examples in their order."""
-    return hashlib.sha256(json.dumps([[e.prompt, e.completion] for e in examples]).encode()).hexdigest()[:12]
+    """12 hex digits over the examples in their order. A question by itself counts the same in whatever form it came."""
+    content = []
+    for example in examples:
+        is_question = len(example.prompt) == 1 and example.prompt[0][0] == "user"
+        prompt = example.prompt[0][1] if is_question else example.prompt
+        answers = [example.completion] if example.rejected is None else [example.completion, example.rejected]
+        content.append([prompt, *answers])
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:12]
 
 
 def encode(tokenizer, examples: Sequence[Example], max_tokens: int) -> list[Encoded]:
-    """Raises UserError for an example longer than max_tokens, naming it by its place."""
+    """Raises UserError for an example longer than max_tokens, or that the chat template refuses, naming its line."""
     encoded = []
-    for number, example in enumerate(examples, 1):
-        prompt = encode_prompt(tokenizer, example.prompt)
-        completion = example.completion.encode("utf-8", "replace").decode("utf-8").strip()  # no lone surrogates
-        response = tokenizer.encode(completion, add_special_tokens=False, split_special_tokens=True)
-        length = len(prompt) + len(response) + 1
-        if length > max_tokens:
-            raise UserError(f"Example {number} has {length} tokens; the recipe allows {max_tokens}.")
-        encoded.append(Encoded(tuple(prompt), (*response, tokenizer.eos_token_id)))
+    for example in examples:
+        row = _encode(tokenizer, example)
+        if row.length > max_tokens:
+            raise UserError(f"Line {example.line} has {row.length} tokens; the recipe allows {max_tokens}.")
+        encoded.append(row)
     return encoded
 
 
+def _encode(tokenizer, example: Example) -> Encoded:
+    def answer(text: str) -> tuple[int, ...]:
+        plain = text.encode("utf-8", "replace").decode("utf-8").strip()  # no lone surrogates
+        ids = tokenizer.encode(plain, add_special_tokens=False, split_special_tokens=True)
+        return (*ids, tokenizer.eos_token_id)
+
+    try:
+        prompt = encode_conversation(tokenizer, example.prompt)
+    except UserError as error:
+        raise UserError(f"Line {example.line}: {error}") from error
+    rejected = None if example.rejected is None else answer(example.rejected)
+    return Encoded(tuple(prompt), answer(example.completion), rejected)
+
+
 def collate(rows: Sequence[Encoded], pad: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Right-padded ids, attention mask and labels, each int64 [B, T]; labels are IGNORE on prompt and padding."""
+    """Prompts with their responses, right-padded: ids, attention mask and labels, each int64 [B, T]; labels are IGNORE
+    on prompt and padding."""
     width = max(len(row.prompt) + len(row.response) for row in rows)
     ids = torch.full((len(rows), width), pad)
     mask = torch.zeros((len(rows), width), dtype=torch.int64)

@@ -1,6 +1,7 @@
 """The objectives (design, formula 10; RAM paper, arXiv 2505.19700). Pure functions over log-likelihoods.
 
-log Q(y|x) is summed over the response's tokens, not averaged; a batch is averaged over its examples.
+log Q(y|x) is summed over the response's tokens, not averaged; a batch is averaged over its examples. Every function
+gives one loss for each example, float32 [B].
 """
 
 import torch
@@ -10,22 +11,31 @@ from torch import Tensor
 IGNORE = -100  # label of a position that is not part of the response
 
 
-def log_likelihood(logits: Tensor, labels: Tensor) -> Tensor:
-    """log Q(y|x) of each row, summed over its response tokens.
-
-    logits: float [B, T, V], as the model gives them; labels: int64 [B, T], the token at each position, IGNORE where it
-    is prompt or padding. Position t is predicted from t - 1. Returns float32 [B].
-    """
-    targets = labels[:, 1:]
-    picked = F.cross_entropy(logits[:, :-1].float().transpose(1, 2), targets, ignore_index=IGNORE, reduction="none")
-    return -picked.sum(-1)
-
-
-def ram_sft(chosen: Tensor, rejected: Tensor, alpha: float) -> Tensor:
-    """-log Q(y+|x) + alpha * log Q(y-|x), mean over the batch; y- was sampled once from P_M. Inputs: float32 [B]."""
-    return (-chosen + alpha * rejected).mean()
+def log_probability(logits: Tensor, tokens: Tensor) -> Tensor:
+    """log Q of each token under its logits. logits: float [N, V]; tokens: int64 [N]. Returns float32 [N]."""
+    return -F.cross_entropy(logits.float(), tokens, reduction="none")
 
 
 def sft(chosen: Tensor) -> Tensor:
-    """-log Q(y+|x), mean over the batch: the baseline that `ram_sft` is at alpha = 0."""
-    return torch.mean(-chosen)
+    """-log Q(y+|x): the baseline that `ram_sft` is at alpha = 0. chosen: log Q(y+|x), float32 [B]."""
+    return -chosen
+
+
+def ram_sft(chosen: Tensor, rejected: Tensor, alpha: float) -> Tensor:
+    """-log Q(y+|x) + alpha * log Q(y-|x); y- was sampled once from P_M."""
+    return -chosen + alpha * rejected
+
+
+def ram_dpo(chosen: Tensor, rejected: Tensor, beta: float) -> Tensor:
+    """-log sigmoid(beta * (log Q(y+|x) - log Q(y-|x))): no reference model, as P_M stays beside the aligner."""
+    return -F.logsigmoid(beta * (chosen - rejected))
+
+
+def dpo(chosen: Tensor, rejected: Tensor, chosen_before: Tensor, rejected_before: Tensor, beta: float) -> Tensor:
+    """-log sigmoid(beta * (the margin - the margin before training)) (Rafailov et al., arXiv 2305.18290): baseline."""
+    return -F.logsigmoid(beta * ((chosen - chosen_before) - (rejected - rejected_before)))
+
+
+def accuracy(chosen: Tensor, rejected: Tensor) -> Tensor:
+    """Is the wanted answer the likelier one? float32 [B], 0 or 1."""
+    return torch.gt(chosen, rejected).float()

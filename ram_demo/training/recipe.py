@@ -15,19 +15,23 @@ from ram_demo.errors import UserError
 from ram_demo.models.aligners import check_name
 from ram_demo.settings import DEFAULT_MODEL
 
-LOSSES = ("ram_sft", "sft")
-FOR_THE_CARD = ("name", "description", "license", "data_license", "beta", "tau", "mode")
+LOSSES = ("ram_sft", "ram_dpo", "sft", "dpo")
+PREFERENCES = ("ram_dpo", "dpo")  # losses that need rejected answers in the data
+METHODS = ("lora", "full")
+FOR_THE_CARD = ("name", "description", "license", "data_license", "beta", "tau", "mode", "checkpoint_every")
 POSITIVE = (
     "lora_rank",
     "lora_alpha",
     "epochs",
     "batch_size",
+    "accumulate",
+    "dpo_beta",
     "learning_rate",
     "clip",
     "max_tokens",
     "synthesis_tokens",
 )
-NOT_NEGATIVE = ("alpha", "warmup", "weight_decay", "seed", "beta", "tau")
+NOT_NEGATIVE = ("alpha", "warmup", "weight_decay", "seed", "beta", "tau", "held_out", "checkpoint_every")
 
 
 @dataclass(frozen=True)
@@ -35,9 +39,12 @@ class Recipe:
     """name, description, licence: for the card. data: JSONL of prompt and completion, beside the recipe or absolute.
 
     lora_rank, lora_alpha, lora_targets: the adapter. epochs, batch_size, learning_rate, warmup, weight_decay, clip:
-    AdamW with a linear warm-up (share of the steps) and a cosine to zero, clipped by norm. alpha: weight of y- in
-    `ram_sft`. max_tokens: prompt and response together, longer examples are refused. The synthesis of y- is cut at
-    synthesis_tokens. beta, tau (None: no gate), mode: what the card recommends.
+    AdamW with a linear warm-up (share of the steps) and a cosine to zero, clipped by norm; accumulate: batches a step.
+    method: "lora", or "full" for a whole model. alpha: weight of y- in `ram_sft`; dpo_beta: sharpness of `ram_dpo` and
+    `dpo`. held_out: share of the prompts that are not trained on. checkpoint_every: steps (0: a tenth of the run).
+    leave_out_bad_rows: train on the others where rows cannot be used. max_tokens: prompt and response together, longer
+    examples are refused. The synthesis of y- is cut at synthesis_tokens. beta, tau (None: no gate), mode: what the card
+    recommends.
     """
 
     name: str
@@ -47,16 +54,22 @@ class Recipe:
     license: str = "Apache-2.0"
     base: str = DEFAULT_MODEL
     loss: str = "ram_sft"
+    method: str = "lora"
     alpha: float = 1e-4
+    dpo_beta: float = 0.1
     lora_rank: int = 8
     lora_alpha: int = 16
     lora_targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
     epochs: int = 3
     batch_size: int = 4
+    accumulate: int = 1
     learning_rate: float = 3e-4
     warmup: float = 0.05
     weight_decay: float = 0.0
     clip: float = 1.0
+    held_out: float = 0.1
+    checkpoint_every: int = 0
+    leave_out_bad_rows: bool = False
     max_tokens: int = 512
     synthesis_tokens: int = 64
     seed: int = 0
@@ -69,6 +82,11 @@ class Recipe:
         """12 hex digits over every field that shapes the weights: equal hash and data make the same aligner."""
         shaping = {name: value for name, value in asdict(self).items() if name not in FOR_THE_CARD}
         return hashlib.sha256(json.dumps(shaping, sort_keys=True).encode()).hexdigest()[:12]
+
+    @classmethod
+    def from_json(cls, raw: dict) -> "Recipe":
+        """What `asdict` gave and JSON kept."""
+        return cls(**{**raw, "lora_targets": tuple(raw["lora_targets"])})
 
 
 def read(file: Path) -> Recipe:
@@ -92,6 +110,10 @@ def read(file: Path) -> Recipe:
         raise UserError(f"{file} is incomplete: {str(error).split(') ', 1)[-1]}.") from error
     if recipe.loss not in LOSSES:
         raise UserError(f"{file}: the loss {recipe.loss!r} is unknown; there are {', '.join(LOSSES)}.")
+    if recipe.method not in METHODS:
+        raise UserError(f"{file}: the method {recipe.method!r} is unknown; there are {', '.join(METHODS)}.")
+    if recipe.held_out >= 1:
+        raise UserError(f"{file}: held_out must be below one.")
     check_name(recipe.name)
     for name in (*POSITIVE, *NOT_NEGATIVE):
         value = getattr(recipe, name)
@@ -110,6 +132,6 @@ def _typed(name: str, value, wanted, file: Path):
         return tuple(value)
     if wanted in (float, float | None) and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if name != "lora_targets" and isinstance(value, wanted) and not isinstance(value, bool):
+    if name != "lora_targets" and isinstance(value, wanted) and (wanted is bool or not isinstance(value, bool)):
         return value
     raise UserError(f"{file}: {name} is {value!r}, which is not of the kind it must be.")

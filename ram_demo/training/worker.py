@@ -1,183 +1,228 @@
-"""The loop: from a recipe to an aligner package on disk. Runs in a process of its own and never imports `ui`.
+"""A run's own process: from a run folder to an aligner, stage by stage, each of which a later process can take up.
 
-float32 master weights throughout (small steps cannot move bfloat16 ones); the proposal stays frozen under the adapter.
-Made to be repeated: equal recipe, data, proposal and machine give equal weights.
+`python -m ram_demo.training.worker FOLDER`, or the same under `accelerate launch`. It never imports `ui`, and what it
+knows it writes into the folder (`folder.py`). float32 master weights throughout (small steps cannot move bfloat16
+ones), bfloat16 arithmetic where the machine multiplies it. Equal recipe, data, proposal and machine give equal weights.
 """
 
-import json
 import math
 import os
-import tempfile
-import time
+import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
-from safetensors.torch import save_file
+from accelerate import Accelerator
+from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from ram_demo.errors import StorageError, UserError
-from ram_demo.models import lora, sources
+from ram_demo.errors import UserError
+from ram_demo.models import sources
 from ram_demo.models.aligners import CARD, Card
+from ram_demo.models.formats import multiplies_bfloat16
 from ram_demo.models.proposal import end_ids, load_tokenizer
+from ram_demo.models.sources import Source
 from ram_demo.models.vocabulary import fingerprint
-from ram_demo.settings import Settings
-from ram_demo.training import dataset, losses
-from ram_demo.training.recipe import Recipe
+from ram_demo.settings import Settings, from_environment
+from ram_demo.training import checkpoints, dataset, rows
+from ram_demo.training.checkpoints import State
+from ram_demo.training.dataset import Encoded
+from ram_demo.training.fitting import Fit, Stopped
+from ram_demo.training.folder import PACKAGE, RunFolder
+from ram_demo.training.recipe import PREFERENCES, Recipe
 from ram_demo.training.synthesize import synthesize
 
-
-@dataclass(frozen=True)
-class Progress:
-    """One line of the run. stage: load, synthesize, train; loss: mean over the optimiser step's batch."""
-
-    stage: str
-    done: int
-    total: int
-    loss: float | None = None
-    seconds: float = 0.0
+Tell = Callable[..., None]
 
 
-Report = Callable[[Progress], None]
+class Run:
+    """One run in this process. Of several processes, the first alone writes."""
+
+    def __init__(self, folder: RunFolder, settings: Settings, tell: Tell):
+        config = folder.config()
+        self.folder, self.settings = folder, settings
+        self.recipe, self.data_file = Recipe.from_json(config["recipe"]), Path(config["data"])
+        self.max_steps: int | None = config["max_steps"]
+        # Half the arithmetic's width where that is quicker; the weights and their sums stay float32.
+        quick = torch.cuda.is_available() or multiplies_bfloat16()
+        self.accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="bf16" if quick else "no")
+        self.tell = tell if self.accelerator.is_main_process else lambda **_: None
+
+    def carry_out(self) -> None:
+        """Every stage to the end. Raises Stopped where it was asked to stop, UserError for what cannot be done."""
+        recipe = self.recipe
+        self.tell(kind="stage", stage="load", done=0, total=1)
+        source = sources.resolve(recipe.base, self.settings.cache)
+        tokenizer = load_tokenizer(source.path)
+        if tokenizer.eos_token_id is None:
+            raise UserError(f"{source.name} has no end-of-text token, so an aligner could not learn to end.")
+        training, held_out, described = self._read(tokenizer)
+        model = AutoModelForCausalLM.from_pretrained(
+            source.path, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, local_files_only=True
+        ).to(self.accelerator.device)
+        self.tell(kind="stage", stage="load", done=1, total=1)
+        if recipe.loss == "ram_sft":
+            both = self._synthesize(model, source, tokenizer, [*training, *held_out])
+            training, held_out = both[: len(training)], both[len(training) :]
+        # Here and not sooner: what came before drew from the same generator, or was read from the cache and did not.
+        torch.manual_seed(recipe.seed)
+        model = self._trainable(model, source.name)
+
+        def write(state: State, place: Path) -> None:
+            package = place / PACKAGE
+            package.mkdir()
+            checkpoints.write_package(model, self._card(tokenizer, described, state), package)
+            if recipe.method == "full":
+                tokenizer.save_pretrained(package)
+
+        fit = Fit(recipe, self.folder, self.accelerator, self.tell, model, tokenizer.eos_token_id, write)
+        fit.run(training, held_out, self.max_steps)
+
+    def _card(self, tokenizer, described: str, state: State) -> Card:
+        recipe = self.recipe
+        return Card(
+            name=recipe.name,
+            description=recipe.description,
+            kind="lora" if recipe.method == "lora" else "model",
+            base=sources.HUB_NAME.get(recipe.base, recipe.base),
+            tokenizer=fingerprint(tokenizer),
+            license=recipe.license,
+            data=described,
+            recipe={"name": recipe.name, "hash": recipe.hash, "loss": recipe.loss, "seconds": round(state.seconds)},
+            beta=recipe.beta,
+            tau=recipe.tau,
+            mode=recipe.mode,
+        )
+
+    # Data -----------------------------------------------------------------------------------------------------------
+
+    def _read(self, tokenizer) -> tuple[list[Encoded], list[Encoded], str]:
+        recipe = self.recipe
+        table = rows.read(self.data_file)
+        if not recipe.leave_out_bad_rows:
+            rows.require_whole(self.data_file, table)
+        if recipe.loss in PREFERENCES and any(example.rejected is None for example in table.examples):
+            raise UserError(f"{recipe.loss} needs a rejected answer in every row, and {self.data_file.name} has none.")
+        training, held_out = rows.split(table.examples, recipe.held_out, recipe.seed)
+        found = rows.doubles(training, held_out)
+        self.tell(
+            kind="data", form=table.form, training=len(training), held_out=len(held_out), left_out=len(table.problems),
+            duplicates=found.duplicates, repeated=found.repeated, leaks=found.leaks,
+        )  # fmt: skip
+        encoded = [dataset.encode(tokenizer, part, recipe.max_tokens) for part in (training, held_out)]
+        if recipe.loss not in PREFERENCES:
+            encoded = [[replace(row, rejected=None) for row in part] for part in encoded]
+        content = dataset.content_hash(table.examples)
+        described = f"{self.data_file.name} ({len(table.examples)} examples, {content}), {recipe.data_license}"
+        return encoded[0], encoded[1], described
+
+    def _synthesize(self, model, source: Source, tokenizer, examples: list[Encoded]) -> list[Encoded]:
+        """Each example with a y- of the proposal's own."""
+        recipe = self.recipe
+        context = getattr(model.config, "max_position_embeddings", math.inf)
+        if max(len(row.prompt) for row in examples) + recipe.synthesis_tokens > context:
+            raise UserError(f"synthesis_tokens is {recipe.synthesis_tokens}; {source.name} reads {context} in all.")
+        with self.accelerator.main_process_first():  # the others then find it in the cache
+            answers = synthesize(
+                model.eval(),
+                [row.prompt for row in examples],
+                end_ids(source.path, tokenizer),
+                recipe.synthesis_tokens,
+                recipe.seed,
+                source.revision,
+                self.settings.cache,
+                lambda done, total: self.tell(kind="stage", stage="synthesize", done=done, total=total),
+            )
+        return [replace(row, rejected=tuple(answer)) for row, answer in zip(examples, answers, strict=True)]
+
+    def _trainable(self, model, base: str):
+        """The whole model, or the model under an adapter that alone is trained."""
+        recipe = self.recipe
+        if recipe.method == "full":
+            return model
+        config = LoraConfig(
+            r=recipe.lora_rank,
+            lora_alpha=recipe.lora_alpha,
+            target_modules=list(recipe.lora_targets),
+            task_type="CAUSAL_LM",
+        )
+        try:
+            return get_peft_model(model, config)
+        except ValueError as error:
+            raise UserError(f"lora_targets does not fit {base}: {error}") from error
 
 
-def train(recipe: Recipe, data: Path, out: Path, settings: Settings, max_steps: int | None, report: Report) -> Card:
-    """Carry out `recipe` and leave the package in `out`, replaced only once the new one is whole.
+def work(folder: RunFolder, settings: Settings, tell: Tell = lambda **_: None) -> str:
+    """Carry a run out in this process and note in its folder how it ended: "done", "stopped" or "failed".
 
-    max_steps cuts the run short (the learning rate's course is then that of the shorter run). Raises UserError for bad
-    data, StorageError if `out` cannot be written.
+    Everything that happens is appended to the folder and passed on to tell. A user's mistake is re-raised as UserError
+    after it was noted; so is a defect.
+    """
+
+    def both(**event) -> None:
+        folder.tell(**event)
+        tell(**event)
+
+    folder.work_on(os.getpid())
+    try:
+        both(kind="started")
+        Run(folder, settings, both).carry_out()
+    except Stopped:
+        how, note = "stopped", ""
+    except Exception as error:
+        note = str(error) if isinstance(error, UserError) else "A defect, not your mistake: it is in the run's log."
+        both(kind="ended", how="failed", note=note)
+        raise
+    else:
+        how, note = "done", ""
+    finally:
+        folder.leave()
+    both(kind="ended", how=how, note=note)
+    return how
+
+
+def train(
+    recipe: Recipe,
+    data: Path,
+    out: Path,
+    run: Path,
+    settings: Settings,
+    max_steps: int | None,
+    tell: Tell,
+    resume: bool = False,
+) -> str:
+    """Train in this process, as the command line does, and put the package into `out`. Returns how it ended.
+
+    run: the run's own folder; to resume goes on from what lies there. max_steps cuts the run
+    short (the learning rate's course is then that of the shorter run). The package is the checkpoint with the lowest
+    held-out loss, else the last. Raises UserError for bad data, StorageError if `out` cannot be written.
     """
     if out.exists() and not (out / CARD).is_file() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} is there already and is no aligner, so it is not replaced; name another folder.")
-    report(Progress("load", 0, 1))
-    source = sources.resolve(recipe.base, settings.cache)
-    tokenizer = load_tokenizer(source.path)
-    if tokenizer.eos_token_id is None:
-        raise UserError(f"{source.name} has no end-of-text token, so an aligner could not learn to end.")
-    stops = end_ids(source.path, tokenizer)
-    examples = dataset.read(data)
-    chosen = dataset.encode(tokenizer, examples, recipe.max_tokens)
-    model = AutoModelForCausalLM.from_pretrained(
-        source.path, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, local_files_only=True
-    )
-    report(Progress("load", 1, 1))
+    folder = RunFolder(run)
+    if folder.is_worked_on:
+        raise UserError(f"{out.name} is being trained by another process; stop it, or name another folder.")
+    if not resume:
+        folder = RunFolder.create(folder.path, asdict(recipe), data, max_steps)
+    elif not folder.path.is_dir():
+        raise UserError(f"There is no run at {folder.path} to resume.")
+    elif Recipe.from_json(folder.config()["recipe"]) != recipe:
+        raise UserError("The recipe is not the one that the run was started with; start anew, without --resume.")
+    how = work(folder, settings, tell)
+    if folder.result:
+        checkpoints.put(folder.result, out)
+    return how
 
-    rejected = None
-    if recipe.loss == "ram_sft":
-        context = getattr(model.config, "max_position_embeddings", math.inf)
-        if max(len(row.prompt) for row in chosen) + recipe.synthesis_tokens > context:
-            raise UserError(f"synthesis_tokens is {recipe.synthesis_tokens}; {source.name} reads {context} in all.")
-        answers = synthesize(
-            model.eval(),
-            [row.prompt for row in chosen],
-            stops,
-            recipe.synthesis_tokens,
-            recipe.seed,
-            source.revision,
-            settings.cache,
-            lambda done, total: report(Progress("synthesize", done, total)),
-        )
-        rejected = [dataset.Encoded(row.prompt, tuple(answer)) for row, answer in zip(chosen, answers, strict=True)]
 
-    # Here and not sooner: what came before drew from the same generator, or was read from the cache and did not.
-    torch.manual_seed(recipe.seed)
+def main(path: str) -> int:
     try:
-        model = get_peft_model(
-            model,
-            LoraConfig(
-                r=recipe.lora_rank,
-                lora_alpha=recipe.lora_alpha,
-                target_modules=list(recipe.lora_targets),
-                task_type="CAUSAL_LM",
-            ),
-        )
-    except ValueError as error:
-        raise UserError(f"lora_targets does not fit {source.name}: {error}") from error
-    seconds = _fit(model, recipe, chosen, rejected, tokenizer.eos_token_id, max_steps, report)
-    card = Card(
-        name=recipe.name,
-        description=recipe.description,
-        kind="lora",
-        base=sources.HUB_NAME.get(recipe.base, recipe.base),
-        tokenizer=fingerprint(tokenizer),
-        license=recipe.license,
-        data=f"{data.name} ({len(examples)} examples, {dataset.content_hash(examples)}), {recipe.data_license}",
-        recipe={"name": recipe.name, "hash": recipe.hash, "loss": recipe.loss, "seconds": round(seconds)},
-        beta=recipe.beta,
-        tau=recipe.tau,
-        mode=recipe.mode,
-    )
-    _save(model, card, out)
-    return card
+        work(RunFolder(Path(path)), from_environment())
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
 
 
-def _fit(model, recipe: Recipe, chosen, rejected, pad: int, max_steps: int | None, report: Report) -> float:
-    """The optimiser's steps. Returns the seconds they took."""
-    per_epoch = math.ceil(len(chosen) / recipe.batch_size)
-    total = recipe.epochs * per_epoch if max_steps is None else min(max_steps, recipe.epochs * per_epoch)
-    warmup = max(1, round(recipe.warmup * total))
-    weights = [p for p in model.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(weights, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
-
-    def rate(step: int) -> float:
-        done = max(0, step - warmup) / max(1, total - warmup)
-        return min((step + 1) / warmup, 0.5 * (1 + math.cos(math.pi * done)))
-
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, rate)
-    order = torch.Generator().manual_seed(recipe.seed)
-    model.train()
-    started = time.perf_counter()
-    step = 0
-    while step < total:
-        for batch in torch.randperm(len(chosen), generator=order).split(recipe.batch_size):
-            better = _log_likelihood(model, [chosen[i] for i in batch], pad)
-            if rejected is None:
-                loss = losses.sft(better)
-            else:
-                worse = _log_likelihood(model, [rejected[i] for i in batch], pad)
-                loss = losses.ram_sft(better, worse, recipe.alpha)
-            if not torch.isfinite(loss):
-                raise UserError(f"The loss is {loss.item()} at step {step + 1}: it diverged. Lower learning_rate.")
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(weights, recipe.clip)
-            optimiser.step()
-            schedule.step()
-            optimiser.zero_grad()
-            step += 1
-            report(Progress("train", step, total, loss.item(), time.perf_counter() - started))
-            if step == total:
-                break
-    return time.perf_counter() - started
-
-
-def _log_likelihood(model, rows: list[dataset.Encoded], pad: int) -> torch.Tensor:
-    ids, mask, labels = dataset.collate(rows, pad)
-    # The head is a fifth of a small model: it is run only from the last token of the shortest prompt on.
-    keep = ids.shape[1] - min(len(row.prompt) for row in rows) + 1
-    logits = model(ids, attention_mask=mask, logits_to_keep=keep).logits
-    return losses.log_likelihood(logits, labels[:, -keep:])
-
-
-def _save(model, card: Card, out: Path) -> None:
-    """Write the package aside and put it in `out`'s place. float16 on disk: half the size, 11 bits of mantissa."""
-    tensors = {k: v.to(torch.float16).contiguous() for k, v in get_peft_model_state_dict(model).items()}
-    if not all(tensor.isfinite().all() for tensor in tensors.values()):
-        raise UserError("The training diverged: the weights it left are not finite. Lower learning_rate.")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=out.parent, prefix=".training-") as folder:
-            aside = Path(folder) / "package"
-            aside.mkdir()
-            save_file(tensors, aside / lora.WEIGHTS, metadata={"format": "pt"})
-            config = model.peft_config["default"]
-            config.base_model_name_or_path = card.base
-            config.inference_mode = True
-            config.save_pretrained(aside)
-            (aside / CARD).write_text(json.dumps(card.to_json(), indent=2, ensure_ascii=False) + "\n", "utf-8")
-            if out.exists():
-                os.replace(out, Path(folder) / "replaced")
-            os.replace(aside, out)
-    except OSError as error:
-        raise StorageError(f"The aligner could not be written to {out}: {error.strerror or error}.") from error
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

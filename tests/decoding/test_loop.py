@@ -321,7 +321,7 @@ def test_a_comparison_that_breaks_leaves_alone():
     rest(there)
 
 
-def test_a_listener_that_fails_ends_its_own_comparison_only(caplog):
+def test_a_listener_that_fails_ends_its_own_comparison_only(capsys):
     there, model = Loop(100), Model()
     a, b = Person("a", model, steps=8), Person("b", model, steps=8)
 
@@ -333,7 +333,7 @@ def test_a_listener_that_fails_ends_its_own_comparison_only(caplog):
     assert a.end() is None and a.whole
     rest(there)
     assert b.closed
-    assert "nobody listens" in caplog.text
+    assert "nobody listens" in capsys.readouterr().err
 
 
 def test_a_model_that_others_do_not_use_fails_for_its_users_only():

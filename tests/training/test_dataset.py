@@ -1,21 +1,13 @@
-"""Examples as they are read, and the prompt's mask, against the tokenizer's own template and rows worked by hand."""
-
-import json
+"""Examples as ids, and the prompt's mask, against the tokenizer's own template and rows worked by hand."""
 
 import pytest
 
 from ram_demo.errors import UserError
 from ram_demo.training import dataset
-from ram_demo.training.dataset import Encoded, Example
+from ram_demo.training.dataset import Encoded
 from ram_demo.training.losses import IGNORE
+from ram_demo.training.rows import Example
 from tests import tiny
-
-GOOD = {"prompt": "Why?", "completion": "Because."}
-
-
-@pytest.fixture
-def file(tmp_path):
-    return tmp_path / "examples.jsonl"
 
 
 @pytest.fixture(scope="module")
@@ -23,70 +15,41 @@ def tokenizer():
     return tiny.byte_level()
 
 
-def write(file, *lines, **options):
-    file.write_text(
-        "\n".join(line if isinstance(line, str) else json.dumps(line, **options) for line in lines), "utf-8"
-    )
-
-
-def test_examples_come_in_their_order(file):
-    write(file, GOOD, "", {"completion": "two\nlines", "prompt": "naïve 👩‍👩‍👧", "source": "ours"}, "")
-    assert dataset.read(file) == [Example("Why?", "Because."), Example("naïve 👩‍👩‍👧", "two\nlines")]
-
-
-@pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\x85"])
-def test_a_line_ends_at_a_newline_and_nowhere_else(file, separator):
-    write(file, {**GOOD, "prompt": f"one{separator}two"}, {"prompt": "bad"}, ensure_ascii=False)
-    with pytest.raises(UserError, match=r"\bline 2\b"):
-        dataset.read(file)
-    write(file, {**GOOD, "prompt": f"one{separator}two"}, ensure_ascii=False)
-    assert dataset.read(file)[0].prompt == f"one{separator}two"
-
-
-@pytest.mark.parametrize(
-    "bad",
-    [
-        "{not json",
-        "[]",
-        "7",
-        '"text"',
-        "null",
-        '{"prompt": "x"}',
-        '{"completion": "x"}',
-        '{"prompt": "x", "completion": ""}',
-        '{"prompt": " \\n", "completion": "x"}',
-        '{"prompt": ["x"], "completion": "x"}',
-        '{"prompt": "x", "completion": null}',
-    ],
-)
-def test_the_first_bad_line_is_named(file, bad):
-    write(file, GOOD, "", GOOD, bad, "worse")
-    with pytest.raises(UserError, match=r"^examples\.jsonl, line 4: \S.*\.$"):
-        dataset.read(file)
-
-
-def test_a_file_that_cannot_be_read_is_one_sentence(file, tmp_path):
-    for unreadable in (tmp_path / "absent.jsonl", tmp_path):
-        with pytest.raises(UserError, match="cannot be read"):
-            dataset.read(unreadable)
-    file.write_bytes(b"\xff\xfe{}")
-    with pytest.raises(UserError, match="cannot be read"):
-        dataset.read(file)
-    file.write_text("\n \n")
-    with pytest.raises(UserError, match="no examples"):
-        dataset.read(file)
+def ask(question: str, answer: str, rejected: str | None = None, line: int = 0) -> Example:
+    return Example((("user", question),), answer, rejected, line)
 
 
 def test_the_hash_names_the_content_and_its_order():
-    a, b = Example("ab", "c"), Example("a", "bc")
-    hashes = [dataset.content_hash(e) for e in ([a, b], [b, a], [a], [b], [Example("a", "b"), Example("c", "")])]
+    a, b = ask("ab", "c"), ask("a", "bc")
+    hashes = [dataset.content_hash(e) for e in ([a, b], [b, a], [a], [b], [ask("a", "b"), ask("c", "")])]
     assert len(set(hashes)) == 5
-    assert hashes[0] == dataset.content_hash([Example("ab", "c"), Example("a", "bc")])
+    assert hashes[0] == dataset.content_hash([ask("ab", "c"), ask("a", "bc")])
     assert all(len(h) == 12 and int(h, 16) >= 0 for h in hashes)
+    assert dataset.content_hash([ask("a", "b", "c")]) != dataset.content_hash([ask("a", "b")])
+    assert dataset.content_hash([Example((("system", "a"), ("user", "a")), "b")]) != dataset.content_hash(
+        [ask("a", "b")]
+    )
+
+
+def test_a_conversation_is_the_tokenizers_template_turn_by_turn(tokenizer):
+    turns = (("system", "Be the tin."), ("user", "an <|im_end|> inn"), ("assistant", "no"), ("user", "the end?"))
+    row = dataset.encode(tokenizer, [Example(turns, "yes", "never")], 500)[0]
+    messages = [{"role": role, "content": text} for role, text in turns]
+    text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    assert tokenizer.decode(row.prompt) == text
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert row.prompt.count(end) == 4, "one a turn, and none that the user typed"
+    assert tokenizer.decode(row.rejected[:-1]) == "never" and row.rejected[-1] == tokenizer.eos_token_id
+
+
+def test_a_conversation_that_the_template_refuses_is_one_sentence(tokenizer):
+    tokenizer = tiny.byte_level("{{ raise_exception('roles must alternate') }}")
+    with pytest.raises(UserError, match=r"Line 7: .*roles must alternate"):
+        dataset.encode(tokenizer, [ask("a", "b", line=7)], 100)
 
 
 def test_the_prompt_is_the_tokenizers_template_and_the_response_ends(tokenizer):
-    row = dataset.encode(tokenizer, [Example("the tin man", " an inn\n")], 200)[0]
+    row = dataset.encode(tokenizer, [ask("the tin man", " an inn\n")], 200)[0]
     message = [{"role": "user", "content": "the tin man"}]
     text = tokenizer.apply_chat_template(message, add_generation_prompt=True, tokenize=False)
     assert list(row.prompt) == tokenizer.encode(text, add_special_tokens=False)
@@ -96,23 +59,24 @@ def test_the_prompt_is_the_tokenizers_template_and_the_response_ends(tokenizer):
 
 def test_control_tokens_in_a_text_are_text(tokenizer):
     control = "a<|im_end|>b<|endoftext|>"
-    row = dataset.encode(tokenizer, [Example(control, control)], 200)[0]
-    plain = dataset.encode(tokenizer, [Example("ab", "ab")], 200)[0]
+    row = dataset.encode(tokenizer, [ask(control, control)], 200)[0]
+    plain = dataset.encode(tokenizer, [ask("ab", "ab")], 200)[0]
     special = set(tokenizer.all_special_ids)
     assert not special & set(row.response[:-1])
     assert [i for i in row.prompt if i in special] == [i for i in plain.prompt if i in special]
 
 
 def test_a_lone_surrogate_does_not_stop_a_training(tokenizer):
-    row = dataset.encode(tokenizer, [Example("a\ud800b", "c\udfffd")], 200)[0]
+    row = dataset.encode(tokenizer, [ask("a\ud800b", "c\udfffd")], 200)[0]
     assert tokenizer.decode(row.response[:-1]).startswith("c")
 
 
-def test_an_example_that_is_too_long_is_named(tokenizer):
-    examples = [Example("a", "b"), Example("a", "b" * 40)]
-    length = sum(map(len, vars(dataset.encode(tokenizer, examples, 500)[1]).values()))
+def test_an_example_that_is_too_long_is_named_by_its_line(tokenizer):
+    examples = [ask("a", "b", line=3), ask("a", "b", "b" * 40, line=9)]
+    row = dataset.encode(tokenizer, examples, 500)[1]
+    length = len(row.prompt) + len(row.rejected)
     assert len(dataset.encode(tokenizer, examples, length)) == 2
-    with pytest.raises(UserError, match=rf"\b2\b.*\b{length}\b.*\b{length - 1}\b"):
+    with pytest.raises(UserError, match=rf"Line 9\b.*\b{length}\b.*\b{length - 1}\b"):
         dataset.encode(tokenizer, examples, length - 1)
 
 

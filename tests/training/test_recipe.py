@@ -44,7 +44,8 @@ def test_every_value_can_be_set(file):
         "license": "MIT", "base": "/models/x", "loss": "sft", "alpha": 0.5, "lora_rank": 2, "lora_alpha": 4,
         "lora_targets": ["q_proj"], "epochs": 5, "batch_size": 3, "learning_rate": 0.01, "warmup": 0.2,
         "weight_decay": 0.1, "clip": 0.5, "max_tokens": 99, "synthesis_tokens": 9, "seed": 11, "beta": 2.0, "tau": 0.3,
-        "mode": "par",
+        "mode": "par", "method": "full", "dpo_beta": 0.2, "accumulate": 2, "held_out": 0.3, "checkpoint_every": 7,
+        "leave_out_bad_rows": True,
     }  # fmt: skip
     made = read(file, **given)
     assert {*given, *LEAST} == {field.name for field in fields(Recipe)}, "a field is missing from this test"
@@ -162,5 +163,5 @@ def test_the_hash_is_of_what_shapes_the_weights_in_any_order(file):
     changed = {f.name: replace(least, **{f.name: other.get(f.type, 0.77)}).hash for f in fields(Recipe)}
     same = {name for name, made in changed.items() if made == least.hash}
     # What only the card says can be put right without training again.
-    assert same == {"name", "description", "license", "data_license", "beta", "tau", "mode"}
+    assert same == {"name", "description", "license", "data_license", "beta", "tau", "mode", "checkpoint_every"}
     assert len(set(changed.values())) == 1 + len(changed) - len(same)

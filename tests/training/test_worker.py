@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from peft import PeftModel
 from safetensors.torch import load_file
 from torch.distributions import Categorical
@@ -16,7 +17,8 @@ from ram_demo.models import sources
 from ram_demo.models.aligners import Aligners, Registry
 from ram_demo.models.language_model import finish
 from ram_demo.models.vocabulary import fingerprint
-from ram_demo.training import worker
+from ram_demo.training import checkpoints, worker
+from ram_demo.training.folder import RunFolder
 from ram_demo.training.recipe import Recipe
 from tests import tiny, tiny_workbench
 
@@ -42,7 +44,7 @@ def data(tmp_path):
 def recipe(base):
     return Recipe(
         name="short", description="Says little.", data="examples.jsonl", data_license="CC0", base=str(base),
-        lora_rank=4, epochs=2, batch_size=3, learning_rate=RATE, max_tokens=100, synthesis_tokens=6,
+        lora_rank=4, epochs=2, batch_size=3, learning_rate=RATE, max_tokens=100, synthesis_tokens=6, held_out=0.0,
     )  # fmt: skip
 
 
@@ -53,13 +55,28 @@ def train(recipe, data, tmp_path):
     def run(out: str = "made", max_steps: int | None = None, **changes) -> Path:
         run.told = []
         folder = tmp_path / "out" / out
-        card = worker.train(
-            replace(recipe, **changes), data, folder, tiny_workbench.settings(tmp_path), max_steps, run.told.append
-        )
-        assert json.loads((folder / "aligner.json").read_text()) == json.loads(json.dumps(card.to_json()))
+        settings = tiny_workbench.settings(tmp_path)
+
+        def tell(**event) -> None:
+            run.told.append(event)
+
+        worker.train(replace(recipe, **changes), data, folder, tmp_path / "run", settings, max_steps, tell)
         return folder
 
     return run
+
+
+@pytest.fixture
+def exact(monkeypatch):
+    """No bfloat16 arithmetic, whatever the machine has. accelerate keeps what it was first asked for."""
+    monkeypatch.setattr(worker, "multiplies_bfloat16", lambda: False)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def steps_of(told: list[dict]) -> list[tuple[int, int]]:
+    return [(event["step"], event["total"]) for event in told if event["kind"] == "step"]
 
 
 def negative_log_likelihoods(model, tokenizer) -> list[torch.Tensor]:
@@ -102,7 +119,7 @@ def test_the_aligner_learns_its_examples(train, base):
 
 
 @pytest.mark.parametrize("loss", ["sft", "ram_sft"])
-def test_the_first_step_goes_down_the_objectives_own_gradient(train, base, tmp_path, loss):
+def test_the_first_step_goes_down_the_objectives_own_gradient(train, base, tmp_path, loss, exact):
     # alpha is large here, so that y- shows in the signs.
     folder = train(max_steps=1, batch_size=4, loss=loss, alpha=0.5)
     made = tensors(folder)
@@ -171,19 +188,21 @@ def test_one_seed_makes_one_aligner(train, tmp_path):
 
 def test_what_happens_is_told_step_by_step(train):
     train(epochs=3)  # four examples in batches of three: two steps an epoch
-    steps = [(p.done, p.total) for p in train.told if p.stage == "train"]
-    assert steps == [(i, 6) for i in range(1, 7)]
-    assert all(p.loss > 0 for p in train.told if p.stage == "train")
-    assert [p.stage for p in train.told if p.stage != "train"][-1] == "synthesize"
+    assert steps_of(train.told) == [(i, 6) for i in range(1, 7)]
+    assert all(event["loss"] > 0 for event in train.told if event["kind"] == "step")
+    assert [e["stage"] for e in train.told if e["kind"] == "stage"][-1] == "synthesize"
+    assert train.told[-1] == {"kind": "ended", "how": "done", "note": ""}
+    cost = next(event for event in train.told if event["kind"] == "cost")
+    assert 0 < cost["trainable"] < cost["parameters"] and cost["tokens_per_s"] > 0 and cost["peak_memory"] > 10**6
     train("sft", loss="sft", epochs=1)
-    assert "synthesize" not in {p.stage for p in train.told}, "plain sft has no y-"
+    assert "synthesize" not in {e.get("stage") for e in train.told}, "plain sft has no y-"
 
 
 def test_max_steps_ends_it_sooner_and_never_later(train):
     train(max_steps=3, epochs=5)
-    assert [(p.done, p.total) for p in train.told if p.stage == "train"] == [(1, 3), (2, 3), (3, 3)]
+    assert steps_of(train.told) == [(1, 3), (2, 3), (3, 3)]
     train(max_steps=99, epochs=1)
-    assert [(p.done, p.total) for p in train.told if p.stage == "train"] == [(1, 2), (2, 2)]
+    assert steps_of(train.told) == [(1, 2), (2, 2)]
 
 
 def test_the_proposal_stays_frozen_and_nothing_is_left_beside(train, base):
@@ -230,13 +249,26 @@ def test_a_place_that_cannot_be_written_is_one_sentence_and_keeps_nothing(train,
     assert left_beside(file) == set()
 
 
-def test_a_full_disk_leaves_nothing_behind(train, tmp_path, monkeypatch):
-    def full(*_arguments, **_named):
-        raise OSError(28, "No space left on device")
+@pytest.mark.parametrize("where", ["save_file", "write_json"])
+def test_a_full_disk_at_a_checkpoint_keeps_the_one_before(train, tmp_path, monkeypatch, where):
+    """The third write finds the disk full: what the first two left can be resumed."""
+    real, calls = getattr(checkpoints, where), []
 
-    monkeypatch.setattr(worker, "save_file", full)
+    def full(*arguments, **named):
+        calls.append(1)
+        if len(calls) > 4:
+            raise OSError(28, "No space left on device")
+        return real(*arguments, **named)
+
+    monkeypatch.setattr(checkpoints, where, full)
     with pytest.raises(StorageError, match="No space left on device"):
-        train(epochs=1)
+        train(epochs=3, checkpoint_every=1)
+    folder = RunFolder(tmp_path / "run")
+    assert folder.checkpoints() and all(
+        (place / "package" / "aligner.json").is_file() for place in folder.checkpoints()
+    )
+    assert not list(folder.path.glob(".writing-*"))
+    assert folder.events()[-1]["how"] == "failed" and "No space" in folder.events()[-1]["note"]
     assert left_beside(tmp_path / "out" / "made") == set()
     assert not (tmp_path / "out" / "made").exists()
 
@@ -245,7 +277,7 @@ def test_a_full_disk_leaves_nothing_behind(train, tmp_path, monkeypatch):
     ("changes", "words"),
     [
         ({"lora_targets": ("no_such_proj",)}, "no_such_proj"),
-        ({"max_tokens": 20}, "Example 1"),
+        ({"max_tokens": 20}, "Line 1"),
         ({"base": "no/such-model"}, "no/such-model"),
         ({"synthesis_tokens": 400}, "synthesis_tokens"),
     ],

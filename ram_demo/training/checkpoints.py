@@ -1,0 +1,90 @@
+"""What a run leaves: checkpoints that it can go on from, and the package that it is for. safetensors throughout.
+
+Knows a model's trainable weights and an optimiser; knows nothing of data or losses.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from peft import PeftModel, get_peft_model_state_dict
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from ram_demo.errors import StorageError, UserError
+from ram_demo.models import lora
+from ram_demo.models.aligners import CARD, Card
+from ram_demo.training.folder import write_json
+
+WEIGHTS, OPTIMISER, STATE = "trained.safetensors", "optimiser.safetensors", "state.json"
+
+
+@dataclass
+class State:
+    """Where a run stands. step: optimiser steps taken; seconds: spent on them; best: lowest held-out loss so far."""
+
+    step: int = 0
+    seconds: float = 0.0
+    tokens: int = 0
+    best: float | None = None
+
+
+def save(model: nn.Module, optimiser: torch.optim.Optimizer, state: State, folder: Path) -> None:
+    """Everything that going on needs; the weights in full precision."""
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    save_file({name: p.detach().contiguous() for name, p in trained.items()}, folder / WEIGHTS)
+    moments = {
+        f"{name}|{key}": value.detach().contiguous()
+        for name, p in trained.items()
+        for key, value in optimiser.state.get(p, {}).items()
+    }
+    save_file(moments, folder / OPTIMISER)
+    write_json(folder / STATE, asdict(state))
+
+
+def load(model: nn.Module, optimiser: torch.optim.Optimizer, folder: Path) -> State:
+    """Put a model and its optimiser where the checkpoint left them. Raises UserError if it is of another model."""
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    weights, moments = load_file(folder / WEIGHTS), load_file(folder / OPTIMISER)
+    if weights.keys() != trained.keys():
+        raise UserError(f"The checkpoint {folder.name} is of another model or recipe than this run's.")
+    with torch.no_grad():
+        for name, p in trained.items():
+            p.copy_(weights[name])
+    for key, value in moments.items():
+        name, what = key.rsplit("|", 1)
+        p = trained[name]
+        optimiser.state[p][what] = value if what == "step" else value.to(p.device)
+    return State(**json.loads((folder / STATE).read_text()))
+
+
+def write_package(model: nn.Module, card: Card, folder: Path) -> None:
+    """The aligner's package in an empty folder. An adapter is float16: half the size, 11 bits of mantissa."""
+    if isinstance(model, PeftModel):
+        tensors = {k: v.to(torch.float16).contiguous() for k, v in get_peft_model_state_dict(model).items()}
+        if not all(tensor.isfinite().all() for tensor in tensors.values()):
+            raise UserError("The training diverged: the weights it left are not finite. Lower learning_rate.")
+        save_file(tensors, folder / lora.WEIGHTS, metadata={"format": "pt"})
+        config = model.peft_config["default"]
+        config.base_model_name_or_path, config.inference_mode = card.base, True
+        config.save_pretrained(folder)
+    else:
+        model.save_pretrained(folder)
+    write_json(folder / CARD, card.to_json())
+
+
+def put(package: Path, out: Path) -> None:
+    """Copy a whole package to `out` in one move; what was there before goes only then. Raises StorageError."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=out.parent, prefix=".training-") as aside:
+            shutil.copytree(package, Path(aside) / "package")
+            if out.exists():
+                os.replace(out, Path(aside) / "replaced")
+            os.replace(Path(aside) / "package", out)
+    except OSError as error:
+        raise StorageError(f"The aligner could not be written to {out}: {error.strerror or error}.") from error
