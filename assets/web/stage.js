@@ -27,6 +27,7 @@ const make = (tag, className, text) => {
   if (text !== undefined) node.textContent = text;
   return node;
 };
+const duration = (ms) => (ms < 100 ? `${Math.max(1, Math.round(ms))} ms` : `${(ms / 1000).toFixed(1)} s`);
 const visible = (text) =>
   text.replace(UNSEEN, (c) => "⟨" + "U+" + c.codePointAt(0).toString(16).toUpperCase().padStart(4, "0") + "⟩");
 // Nothing to see: a part of a character, or the end of the text.
@@ -129,7 +130,7 @@ function close(summary) {
     `${summary.tokens} tokens`,
     `${summary.tokens_per_s.toFixed(0)}/s`,
     words[summary.done],
-    `first after ${(summary.first_token_ms / 1000).toFixed(1)} s`,
+    `first after ${duration(summary.first_token_ms)}`,
   ];
   if (lane.at) facts.push(`gated ${Math.round(100 * summary.gated_share)}%`, `mean KL ${summary.mean_kl.toFixed(2)}`);
   tell(lane, facts);

@@ -1,12 +1,9 @@
-"""What a run leaves: checkpoints that it can go on from, and the package that it is for. safetensors throughout.
+"""What a run leaves: checkpoints that it can go on from, and the package as it is then. safetensors throughout.
 
 Knows a model's trainable weights and an optimiser; knows nothing of data or losses.
 """
 
 import json
-import os
-import shutil
-import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -15,7 +12,7 @@ from peft import PeftModel, get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from ram_demo.errors import StorageError, UserError
+from ram_demo.errors import UserError
 from ram_demo.models import lora
 from ram_demo.models.aligners import CARD, Card
 from ram_demo.training.folder import write_json
@@ -75,16 +72,3 @@ def write_package(model: nn.Module, card: Card, folder: Path) -> None:
     else:
         model.save_pretrained(folder)
     write_json(folder / CARD, card.to_json())
-
-
-def put(package: Path, out: Path) -> None:
-    """Copy a whole package to `out` in one move; what was there before goes only then. Raises StorageError."""
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=out.parent, prefix=".training-") as aside:
-            shutil.copytree(package, Path(aside) / "package")
-            if out.exists():
-                os.replace(out, Path(aside) / "replaced")
-            os.replace(Path(aside) / "package", out)
-    except OSError as error:
-        raise StorageError(f"The aligner could not be written to {out}: {error.strerror or error}.") from error

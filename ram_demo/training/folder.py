@@ -6,7 +6,7 @@
     checkpoints/     step-N/: each written aside and renamed, so that one that is there is whole
     best/            a copy of the checkpoint with the lowest held-out loss
     log.txt          what the process printed
-    stop             there if somebody asked it to stop
+    queued, stop     there if it waits for its turn, or somebody asked it to stop
     process.json     id and start of the process that last worked on it
 
 Knows files; knows nothing of models or pages.
@@ -38,14 +38,20 @@ class RunFolder:
         return self.path.name
 
     @classmethod
-    def create(cls, path: Path, recipe: dict, data: Path, max_steps: int | None) -> "RunFolder":
-        """A new run, not yet begun. What an earlier one left at this place goes. Raises StorageError."""
+    def create(
+        cls, path: Path, recipe: dict, data: Path, max_steps: int | None, copy_data: bool = False
+    ) -> "RunFolder":
+        """A new run, not yet begun. What an earlier one left at this place goes. copy_data: keep the examples too, as
+        the file may not stay where it is. Raises StorageError."""
         folder = cls(path)
         with folder.writing():
             path.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=path.parent, prefix=".run-") as aside:
                 new = Path(aside) / "new"
                 new.mkdir()
+                if copy_data:
+                    shutil.copyfile(data, new / data.name)
+                    data = path / data.name
                 write_json(new / "config.json", {"recipe": recipe, "data": str(data), "max_steps": max_steps})
                 if path.exists():
                     os.replace(path, Path(aside) / "replaced")
@@ -132,6 +138,23 @@ class RunFolder:
 
     # Who works on it ----------------------------------------------------------------------------------------------
 
+    def queue(self) -> None:
+        """Let it wait for its turn; an older wish that it stop counts no more."""
+        with self.writing():
+            (self.path / "stop").unlink(missing_ok=True)
+            (self.path / "queued").touch()
+
+    def unqueue(self) -> None:
+        (self.path / "queued").unlink(missing_ok=True)
+
+    @property
+    def queued_at(self) -> float | None:
+        """Since when it waits for its turn, in seconds; None if it does not."""
+        try:
+            return (self.path / "queued").stat().st_mtime
+        except FileNotFoundError:
+            return None
+
     def ask_to_stop(self) -> None:
         with self.writing():
             (self.path / "stop").touch()
@@ -141,13 +164,15 @@ class RunFolder:
         return (self.path / "stop").exists()
 
     def work_on(self, pid: int) -> None:
-        """Note that this process works on the run now, and that nobody has asked it to stop."""
+        """Note that this process works on the run now."""
         with self.writing():
-            (self.path / "stop").unlink(missing_ok=True)
             write_json(self.path / "process.json", {"pid": pid, "started": psutil.Process(pid).create_time()})
+            self.unqueue()
 
     def leave(self) -> None:
-        (self.path / "process.json").unlink(missing_ok=True)
+        """Nobody works on it any more, and a wish that it stop is fulfilled."""
+        for name in ("process.json", "stop"):
+            (self.path / name).unlink(missing_ok=True)
 
     @property
     def is_worked_on(self) -> bool:

@@ -30,10 +30,12 @@ from ram_demo.training.checkpoints import State
 from ram_demo.training.dataset import Encoded
 from ram_demo.training.fitting import Fit, Stopped
 from ram_demo.training.folder import PACKAGE, RunFolder
+from ram_demo.training.package import put
 from ram_demo.training.recipe import PREFERENCES, Recipe
 from ram_demo.training.synthesize import synthesize
 
 Tell = Callable[..., None]
+NICE = 10  # a page that answers people comes first
 
 
 class Run:
@@ -209,13 +211,15 @@ def train(
         raise UserError(f"There is no run at {folder.path} to resume.")
     elif Recipe.from_json(folder.config()["recipe"]) != recipe:
         raise UserError("The recipe is not the one that the run was started with; start anew, without --resume.")
+    folder.queue()
     how = work(folder, settings, tell)
     if folder.result:
-        checkpoints.put(folder.result, out)
+        put(folder.result, out)
     return how
 
 
 def main(path: str) -> int:
+    os.nice(NICE)
     try:
         work(RunFolder(Path(path)), from_environment())
     except UserError as error:
