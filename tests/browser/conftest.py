@@ -84,6 +84,15 @@ def app(tmp_path_factory) -> Iterator[App]:
     yield from serve(root / "data", RAM_DEMO_MODEL=str(folder), RAM_DEMO_DTYPE="float32")
 
 
+def ready(page: Page) -> None:
+    """Wait until the model is loaded and every part of the page stands and listens: parts come one by one."""
+    page.wait_for_selector(".status.ready")
+    page.wait_for_selector(".stage[data-state=empty]", state="attached")
+    page.wait_for_selector(".picker .option")
+    page.wait_for_selector("#run:enabled")
+    page.wait_for_selector("#prompt textarea")
+
+
 @pytest.fixture
 def page(browser: Browser, app: App) -> Iterator[Page]:
     """The page in a window of its own, its model ready; the test fails if any script error was thrown."""
@@ -93,7 +102,7 @@ def page(browser: Browser, app: App) -> Iterator[Page]:
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.on("dialog", lambda dialog: errors.append(f"a dialog: {dialog.message}"))
     page.goto(app.url)
-    page.wait_for_selector(".status.ready")
+    ready(page)
     yield page
     context.close()
     assert not errors

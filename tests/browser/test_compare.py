@@ -3,7 +3,7 @@
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.browser.conftest import HOSTILE, App
+from tests.browser.conftest import HOSTILE, App, ready
 
 pytestmark = pytest.mark.browser
 
@@ -53,7 +53,7 @@ def test_from_the_first_look_to_a_saved_vote(page: Page, app: App):
     for button in page.locator("#votes button").all():
         expect(button).to_be_disabled()
     page.reload()
-    page.wait_for_selector(".status.ready")
+    ready(page)
     expect(page.locator(".pane")).to_have_count(0)
     assert len(app.votes()) == before + 1
 
@@ -171,7 +171,7 @@ def test_a_mistake_is_one_clear_message_and_the_page_goes_on(page: Page):
 def test_a_closed_tab_frees_the_model(page: Page, browser: Browser, app: App):
     other = browser.new_page()
     other.goto(app.url)
-    other.wait_for_selector(".status.ready")
+    ready(other)
     length(other, 1024)
     choose(other, "one")
     run(other)
@@ -186,7 +186,7 @@ def test_a_closed_tab_frees_the_model(page: Page, browser: Browser, app: App):
 def test_two_people_at_once_each_get_their_own(page: Page, browser: Browser, app: App):
     other = browser.new_page()
     other.goto(app.url)
-    other.wait_for_selector(".status.ready")
+    ready(other)
     for tab, name in ((page, "one"), (other, "two")):
         length(tab, 64)
         choose(tab, name)
