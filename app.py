@@ -12,6 +12,7 @@ def main() -> int:
     try:
         settings = from_environment()
         from ram_demo.runs import Runs
+        from ram_demo.training.jobs import Jobs
         from ram_demo.ui import layout
         from ram_demo.votes import VoteStore
         from ram_demo.workbench import Opening
@@ -21,7 +22,9 @@ def main() -> int:
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
-    page = layout.build(settings, opening, Runs(opening, store))
+    jobs = Jobs(settings)
+    jobs.watch()
+    page = layout.build(settings, opening, Runs(opening, store), jobs)
     has_screen = bool(
         os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY") or sys.platform in ("darwin", "win32")
     )

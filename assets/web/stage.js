@@ -12,7 +12,6 @@ const UNSEEN = /[\u0000-\u0008\u000b-\u001f\u007f\u200b\u200e\u200f\u202a-\u202e
 const ASK_MS = 250; // between two askings while tokens come
 const WAIT_MS = 400; // and while they do not yet
 const DRAW_MS = 500; // between two drawings of the timeline: a laptop draws on the cores that decode
-const COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]; // Okabe and Ito's
 
 let run = null; // id of the run on the stage
 let lanes = new Map(); // lane name -> {steps, pane, text, stats, end}
@@ -240,23 +239,6 @@ element.addEventListener("keydown", (event) => {
 });
 
 // KL(P || Q) of the aligned lanes, token by token: drawn from what the panes hold.
-const SVG = "http://www.w3.org/2000/svg";
-const HEIGHT = 190;
-const EDGE = { left: 40, right: 12, top: 10, bottom: 26 };
-
-function draw(tag, attributes, ...children) {
-  const node = document.createElementNS(SVG, tag);
-  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
-  node.append(...children);
-  return node;
-}
-
-// A step of 1, 2 or 5 times a power of ten, so that about `count` of them reach `top`.
-function tick(top, count) {
-  const power = 10 ** Math.floor(Math.log10(top / count));
-  return [1, 2, 5, 10].find((n) => n * power * count >= top) * power;
-}
-
 function timeline() {
   const shown = [...lanes.values()].slice(1).filter((lane) => lane.steps.length);
   const place = part("timeline");

@@ -16,6 +16,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -64,8 +65,8 @@ class RunFolder:
     # What happened ------------------------------------------------------------------------------------------------
 
     def tell(self, **event) -> None:
-        """Append an event; it is on disk when this returns. Raises StorageError."""
-        self._append("events.jsonl", event)
+        """Append an event with its time, in seconds; it is on disk when this returns. Raises StorageError."""
+        self._append("events.jsonl", {**event, "at": round(time.time(), 2)})
 
     def sample(self, **answers) -> None:
         self._append("samples.jsonl", answers)

@@ -108,21 +108,26 @@ def read(file: Path) -> Recipe:
         recipe = Recipe(**values)
     except TypeError as error:
         raise UserError(f"{file} is incomplete: {str(error).split(') ', 1)[-1]}.") from error
+    return checked(recipe, str(file))
+
+
+def checked(recipe: Recipe, where: str) -> Recipe:
+    """The recipe, if it can be carried out. Raises UserError that begins with where it was written."""
     if recipe.loss not in LOSSES:
-        raise UserError(f"{file}: the loss {recipe.loss!r} is unknown; there are {', '.join(LOSSES)}.")
+        raise UserError(f"{where}: the loss {recipe.loss!r} is unknown; there are {', '.join(LOSSES)}.")
     if recipe.method not in METHODS:
-        raise UserError(f"{file}: the method {recipe.method!r} is unknown; there are {', '.join(METHODS)}.")
+        raise UserError(f"{where}: the method {recipe.method!r} is unknown; there are {', '.join(METHODS)}.")
     if recipe.held_out >= 1:
-        raise UserError(f"{file}: held_out must be below one.")
+        raise UserError(f"{where}: held_out must be below one.")
     check_name(recipe.name)
     for name in (*POSITIVE, *NOT_NEGATIVE):
         value = getattr(recipe, name)
         if value is not None and not (math.isfinite(value) and value >= 0 and (value or name in NOT_NEGATIVE)):
-            raise UserError(f"{file}: {name} must be {'zero or more' if name in NOT_NEGATIVE else 'above zero'}.")
+            raise UserError(f"{where}: {name} must be {'zero or more' if name in NOT_NEGATIVE else 'above zero'}.")
     if recipe.seed >= 2**63:
-        raise UserError(f"{file}: seed must be below 2**63.")
+        raise UserError(f"{where}: seed must be below 2**63.")
     if not recipe.lora_targets:
-        raise UserError(f"{file}: lora_targets names nothing to adapt.")
+        raise UserError(f"{where}: lora_targets names nothing to adapt.")
     return recipe
 
 

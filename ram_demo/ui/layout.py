@@ -7,7 +7,8 @@ import gradio as gr
 from ram_demo.models.aligners import Registry
 from ram_demo.runs import Runs
 from ram_demo.settings import SHIPPED_ALIGNERS, Settings
-from ram_demo.ui import compare, shelf
+from ram_demo.training.jobs import Jobs
+from ram_demo.ui import compare, shelf, trainer
 from ram_demo.ui.assets import web
 from ram_demo.workbench import Opening
 
@@ -22,7 +23,7 @@ THEME = gr.themes.Base(
 )
 
 
-def build(settings: Settings, opening: Opening, runs: Runs) -> gr.Blocks:
+def build(settings: Settings, opening: Opening, runs: Runs, jobs: Jobs) -> gr.Blocks:
     """The page, ready to be launched with `launch_options`."""
     registry = Registry(SHIPPED_ALIGNERS, settings.own_aligners)
     with gr.Blocks(title=TITLE, analytics_enabled=False) as page:
@@ -46,8 +47,15 @@ def build(settings: Settings, opening: Opening, runs: Runs) -> gr.Blocks:
         with gr.Tabs():
             with gr.Tab("Compare", id="compare"):
                 picker = compare.build(runs, registry)
+            with gr.Tab("Train", id="train"):
+                training = gr.Column()
             with gr.Tab("Aligners", id="aligners"):
                 cards = shelf.build(opening, registry, picker, settings.uploads)
+            with training:
+                if settings.uploads:
+                    trainer.build(jobs, opening, runs.store, registry, picker, cards)
+                else:
+                    gr.Markdown(trainer.OFF)
 
         def look() -> tuple:
             """What may have changed since the page was built: the proposal's state, and which aligners there are."""

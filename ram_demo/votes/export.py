@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields
 from typing import Any, TextIO
 
@@ -37,6 +37,16 @@ def export(
         write(row)
         count += 1
     return count
+
+
+def preferences(rows: Iterable[VoteRow]) -> Iterator[dict[str, str]]:
+    """What votes say of two answers, as TRL's `prompt`, `chosen`, `rejected`; ties and both-bad say nothing of it."""
+    for row in rows:
+        if row.choice in SIDES:
+            (other,) = set(SIDES) - {row.choice}
+            better, worse = (getattr(row.battle, side).text for side in (row.choice, other))
+            if better.strip() and worse.strip() and better.strip() != worse.strip():
+                yield {"prompt": row.battle.prompt, "chosen": better, "rejected": worse}
 
 
 def _jsonl(out: TextIO, include_traces: bool, include_session: bool) -> Callable[[VoteRow], None]:

@@ -1,0 +1,261 @@
+"""The Train tab: examples in, checked and previewed; a recipe; runs that are watched, stopped, resumed and used.
+
+Turns gradio's events into `Jobs` and back. What a run does is on disk (`training/folder.py`): the board reads it anew
+each time, so a refresh, a second tab or a restart shows the same. Trains nothing itself.
+"""
+
+import json
+import tempfile
+from html import escape
+from pathlib import Path
+
+import gradio as gr
+
+from ram_demo.errors import UserError
+from ram_demo.models.aligners import Registry
+from ram_demo.settings import SHIPPED_ALIGNERS
+from ram_demo.training import dataset, rows
+from ram_demo.training.jobs import Job, Jobs
+from ram_demo.training.presets import PRESETS
+from ram_demo.training.recipe import LOSSES, Recipe, checked
+from ram_demo.ui import compare, shelf
+from ram_demo.ui.assets import web
+from ram_demo.votes import VoteStore, preferences
+from ram_demo.workbench import Opening
+
+SHIPPED_DATA = SHIPPED_ALIGNERS.parent / "data"
+FILE, VOTES = "a file of yours", "the votes collected here"
+NUMBERS = ("epochs", "batch_size", "lora_rank", "learning_rate", "held_out", "seed")
+SHOWN = 4  # examples that the preview shows
+OFF = (
+    "Training is off on this page, because it can be reached by others. Its host can switch it on "
+    "(`RAM_DEMO_UPLOADS`), and anybody can train on a machine of their own: `make demo`."
+)
+LOSS_WORDS = {
+    "ram_sft": "ram_sft: towards the examples, away from what the proposal says",
+    "ram_dpo": "ram_dpo: the chosen answer over the rejected one",
+    "sft": "sft: towards the examples (baseline)",
+    "dpo": "dpo: chosen over rejected, against the start (baseline)",
+}
+
+
+def build(jobs: Jobs, opening: Opening, store: VoteStore, registry: Registry, picker: gr.HTML, cards: gr.HTML) -> None:
+    """Lay out the tab and wire its events. picker and cards: where a new aligner shows."""
+    shipped = sorted(file.stem for file in SHIPPED_DATA.glob("*.jsonl") if file.stem != "heldout")
+    with gr.Row(elem_classes="train"):
+        with gr.Column(scale=5):
+            gr.Markdown("### 1. Examples", elem_classes="heading")
+            source = gr.Radio([FILE, *shipped, VOTES], value=FILE, show_label=False, container=False, elem_id="source")
+            upload = gr.File(
+                label="JSONL: prompt and completion; prompt, chosen, rejected; HH transcripts; or Alpaca's columns",
+                file_types=[".jsonl", ".json"], type="filepath", height=120, elem_id="examples-file",
+            )  # fmt: skip
+            preview = gr.HTML(_nothing(), elem_id="preview", label="preview")
+        with gr.Column(scale=4):
+            gr.Markdown("### 2. Recipe", elem_classes="heading")
+            name = gr.Textbox("mine", label="Name of the aligner", max_lines=1, elem_id="name")
+            preset = gr.Radio(
+                [(f"{key}: {words}", key) for key, (words, _) in PRESETS.items()],
+                value="quick", label="Preset", elem_id="preset",
+            )  # fmt: skip
+            losses = [(words, key) for key, words in LOSS_WORDS.items()]
+            loss = gr.Dropdown(losses, value=LOSSES[0], label="Loss", elem_id="loss")
+            start = PRESETS["quick"][1]
+            with gr.Accordion("Its numbers", open=False):
+                with gr.Row():
+                    epochs = gr.Number(start["epochs"], label="Epochs", precision=0, minimum=1)
+                    batch = gr.Number(start["batch_size"], label="Batch", precision=0, minimum=1)
+                    rank = gr.Number(start["lora_rank"], label="LoRA rank", precision=0, minimum=1)
+                with gr.Row():
+                    rate = gr.Number(start["learning_rate"], label="Learning rate", minimum=0)
+                    held = gr.Number(0.1, label="Held out, share of prompts", minimum=0, maximum=0.9)
+                    seed = gr.Number(0, label="Seed", precision=0, minimum=0)
+            begin = gr.Button("Train", variant="primary", elem_id="train")
+    board = gr.HTML(
+        json.dumps({"run": ""}),
+        html_template=web("trainer.html"),
+        js_on_load=web("plot.js") + web("trainer.js"),
+        elem_id="board",
+        label="runs",
+        server_functions=[_board(jobs)],
+    )
+    with gr.Row(elem_id="run-actions"):
+        stop = gr.Button("Stop, and keep what it learnt", elem_id="stop-run")
+        resume = gr.Button("Resume", elem_id="resume-run")
+        use = gr.Button("Use in Compare", variant="primary", elem_id="use-run")
+        remove = gr.Button("Delete", elem_id="delete-run")
+    said = gr.Markdown("", elem_id="run-said")
+
+    def file_of(chosen: str, uploaded: str | None) -> Path:
+        """The examples that are meant. Raises UserError."""
+        if chosen == VOTES:
+            return _votes(store)
+        if chosen in shipped:
+            return SHIPPED_DATA / f"{chosen}.jsonl"
+        if not uploaded:
+            raise UserError("Choose a file with examples first.")
+        return Path(uploaded)
+
+    def look(chosen: str, uploaded: str | None, share: float):
+        """The preview, and the loss that such data is for."""
+        if chosen == FILE and not uploaded:
+            return _nothing(), gr.update()
+        try:
+            table = rows.read(file_of(chosen, uploaded))
+            html = _preview(table, opening.wait().proposal.tokenizer, share)
+        except UserError as error:
+            return f'<p class="problem">{escape(str(error))}</p>', gr.update()
+        has_pairs = all(example.rejected is not None for example in table.examples)
+        return html, "ram_dpo" if has_pairs else "ram_sft"
+
+    def train(chosen, uploaded, label, which, objective, *numbers):
+        try:
+            values = dict(zip(NUMBERS, numbers, strict=True))
+            recipe = _recipe(str(label).strip(), which, objective, values, opening)
+            job = jobs.start(recipe, file_of(chosen, uploaded))
+        except UserError as error:
+            raise gr.Error(escape(str(error)), print_exception=False) from None
+        return json.dumps({"run": job.name}), f"**{escape(job.name)}** is {job.state}."
+
+    def act(what, words: str):
+        def handler(value: str) -> str:
+            try:
+                chosen = _chosen(value)
+                what(chosen)
+            except UserError as error:
+                raise gr.Error(escape(str(error)), print_exception=False) from None
+            return f"**{escape(chosen)}** {words}."
+
+        return handler
+
+    def take(value: str, picked: dict):
+        """Put the run's aligner among the user's, choose it in Compare, and go there."""
+        try:
+            chosen = _chosen(value)
+            bench = opening.wait()
+            bench.unload(chosen)  # an older one of this name
+            jobs.use(chosen)
+        except UserError as error:
+            raise gr.Error(escape(str(error)), print_exception=False) from None
+        beta = registry.find(chosen).card.beta
+        value = compare.picker_value(registry, {chosen: beta})
+        return value, shelf.cards_html(registry.packages()), f"**{escape(chosen)}** is chosen in Compare."
+
+    def fill(which: str):
+        values = PRESETS[which][1]
+        return [values["epochs"], values["batch_size"], values.get("lora_rank", 8), values["learning_rate"]]
+
+    quiet = {"show_progress": "hidden", "api_visibility": "private"}
+    source.change(lambda s: gr.update(visible=s == FILE), source, upload, **quiet)
+    gr.on([source.change, upload.change, held.change], look, [source, upload, held], [preview, loss], **quiet)
+    preset.change(fill, preset, [epochs, batch, rank, rate], **quiet)
+    numbers = [epochs, batch, rank, rate, held, seed]
+    begin.click(train, [source, upload, name, preset, loss, *numbers], [board, said], **quiet)
+    stop.click(act(jobs.stop, "is asked to stop"), board, said, **quiet)
+    resume.click(act(jobs.resume, "goes on"), board, said, **quiet)
+    remove.click(act(jobs.remove, "is deleted"), board, said, **quiet)
+    use.click(take, [board, picker], [picker, cards, said], **quiet)
+
+
+def _recipe(name: str, preset: str, loss: str, numbers: dict, opening: Opening) -> Recipe:
+    """The page's values as a recipe. Raises UserError; a client may send anything at all."""
+    if preset not in PRESETS:
+        raise UserError("The page sent something that is not a recipe; reload it.")
+    try:
+        whole = {key: int(numbers[key]) for key in ("epochs", "batch_size", "lora_rank", "seed")}
+        parts = {key: float(numbers[key]) for key in ("learning_rate", "held_out")}
+    except (TypeError, ValueError, OverflowError):
+        raise UserError("A number of the recipe is empty or no number.") from None
+    recipe = Recipe(
+        name=name,
+        description=f"Trained here, from the {preset} preset.",
+        data="",
+        data_license="the trainer's own",
+        base=opening.wait().proposal.source.name,
+        loss=loss,
+        **{**PRESETS[preset][1], **whole, **parts, "lora_alpha": 2 * whole["lora_rank"]},
+    )
+    return checked(recipe, "The recipe")
+
+
+def _votes(store: VoteStore) -> Path:
+    """The votes as pairs, in a file of their own. Raises UserError if there are none that say which is better."""
+    file = Path(tempfile.mkdtemp(prefix="ram-votes-")) / "votes.jsonl"
+    with file.open("w") as out:
+        count = sum(bool(out.write(json.dumps(pair) + "\n")) for pair in preferences(store.rows()))
+    if not count:
+        raise UserError("No vote here says yet which of two answers is better: compare, vote, and come back.")
+    return file
+
+
+def _chosen(value: str) -> str:
+    try:
+        chosen = json.loads(value)["run"]
+    except (TypeError, ValueError, KeyError):
+        chosen = ""
+    if not isinstance(chosen, str) or not chosen:
+        raise UserError("Choose a run first.")
+    return chosen
+
+
+# What the page is shown ---------------------------------------------------------------------------------------------
+
+
+def _board(jobs: Jobs):
+    def board(asked: dict) -> dict:
+        """For the board, which may send one value: {run, heard}. All runs, and what one of them tells that is new."""
+        everything = jobs.all()
+        name, heard = asked.get("run"), asked.get("heard")
+        chosen = next((job for job in everything if job.name == name), everything[0] if everything else None)
+        events = chosen.folder.events() if chosen else []
+        if chosen is None or chosen.name != name or not isinstance(heard, int) or not 0 <= heard <= len(events):
+            heard = 0
+        return {
+            "runs": [_line(job) for job in everything],
+            "run": chosen.name if chosen else "",
+            "events": events[heard:],
+            "from": heard,
+            "heard": len(events),
+        }
+
+    return board
+
+
+def _line(job: Job) -> dict:
+    return {"name": job.name, "state": job.state, "note": job.note, "usable": job.folder.result is not None}
+
+
+def _nothing() -> str:
+    return '<p class="empty">What is learnt, and what is only read, shows here once there are examples.</p>'
+
+
+def _preview(table: rows.Table, tokenizer, share: float) -> str:
+    """Counts, problems by line, and the first examples token by token: what is masked, learnt, and turned away from."""
+    examples = table.examples
+    try:
+        training, held_out = rows.split(examples, min(max(float(share or 0), 0.0), 0.9), 0)
+        found = rows.doubles(training, held_out)
+        parts = f"{len(training)} to learn from, {len(held_out)} held out by prompt"
+        parts += f"; {found.duplicates} repeated rows, {found.leaks} held-out answers that are also learnt"
+    except UserError as error:
+        parts = str(error)
+    problems = "".join(f"<li>line {line}: {escape(words)}</li>" for line, words in table.problems[:8])
+    more = f"<li>and {len(table.problems) - 8} more</li>" if len(table.problems) > 8 else ""
+    bad = f'<div class="problem">These rows cannot be used:<ul>{problems}{more}</ul></div>' if problems else ""
+    shown = "".join(_tokens(tokenizer, example) for example in examples[:SHOWN])
+    kinds = {"masked": "read, not learnt", "learnt": "learnt", "rejected": "turned away from"}
+    key = "".join(f'<i class="{kind}">{words}</i>' for kind, words in kinds.items())
+    counted = f"<p><b>{len(examples)} examples</b> ({escape(table.form)}): {escape(parts)}.</p>"
+    return f'{counted}{bad}<p class="key">{key}</p>{shown}'
+
+
+def _tokens(tokenizer, example: rows.Example) -> str:
+    row = dataset.encode(tokenizer, [example], 10**9)[0]
+
+    def spans(ids: tuple[int, ...], kind: str) -> str:
+        return "".join(f'<span class="{kind}">{escape(tokenizer.decode([i]))}</span>' for i in ids)
+
+    rejected = f"<hr>{spans(row.rejected, 'rejected')}" if row.rejected else ""
+    count = len(row.prompt) + len(row.response)
+    said = spans(row.prompt, "masked") + spans(row.response, "learnt") + rejected
+    return f'<div class="example">{said}<small>{count} tokens</small></div>'
