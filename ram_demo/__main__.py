@@ -139,6 +139,7 @@ def models(as_json: Json = False) -> None:
 def train(
     recipe: Annotated[Path, typer.Argument(help="A recipe, in YAML.")],
     out: Annotated[Path | None, typer.Option(help="The package's folder; if not given, among your own.")] = None,
+    data: Annotated[Path | None, typer.Option(help="The examples, where they are not what the recipe names.")] = None,
     max_steps: Annotated[int | None, typer.Option(help="End after so many optimiser steps.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped or killed.")] = False,
 ) -> None:
@@ -152,7 +153,8 @@ def train(
     read = recipes.read(recipe)
     target = out or settings.own_aligners / read.name
     run = out.with_name(f"{out.name}.run") if out else settings.runs / read.name
-    worker.train(read, (recipe.parent / read.data).resolve(), target, run, settings, max_steps, _event, resume)
+    examples = (data or recipe.parent / read.data).resolve()
+    worker.train(read, examples, target, run, settings, max_steps, _event, resume)
     print(target)
 
 

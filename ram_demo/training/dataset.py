@@ -42,14 +42,16 @@ def content_hash(examples: Sequence[Example]) -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:12]
 
 
-def encode(tokenizer, examples: Sequence[Example], max_tokens: int) -> list[Encoded]:
-    """Raises UserError for an example longer than max_tokens, or that the chat template refuses, naming its line."""
+def encode(tokenizer, examples: Sequence[Example], max_tokens: int, leave_out: bool = False) -> list[Encoded]:
+    """Raises UserError for an example longer than max_tokens, unless such are left out, or that the chat template
+    refuses, naming its line."""
     encoded = []
     for example in examples:
         row = _encode(tokenizer, example)
-        if row.length > max_tokens:
+        if row.length <= max_tokens:
+            encoded.append(row)
+        elif not leave_out:
             raise UserError(f"Line {example.line} has {row.length} tokens; the recipe allows {max_tokens}.")
-        encoded.append(row)
     return encoded
 
 

@@ -18,7 +18,7 @@ from ram_demo.settings import DEFAULT_MODEL
 LOSSES = ("ram_sft", "ram_dpo", "sft", "dpo")
 PREFERENCES = ("ram_dpo", "dpo")  # losses that need rejected answers in the data
 METHODS = ("lora", "full")
-FOR_THE_CARD = ("name", "description", "license", "data_license", "beta", "tau", "mode", "checkpoint_every")
+FOR_THE_CARD = ("name", "description", "license", "data_license", "data_source", "beta", "tau", "mode", "checkpoint_every")
 POSITIVE = (
     "lora_rank",
     "lora_alpha",
@@ -36,7 +36,8 @@ NOT_NEGATIVE = ("alpha", "warmup", "weight_decay", "seed", "beta", "tau", "held_
 
 @dataclass(frozen=True)
 class Recipe:
-    """name, description, licence: for the card. data: JSONL of prompt and completion, beside the recipe or absolute.
+    """name, description, licence: for the card. data: JSONL in any form of `rows.py`, beside the recipe or absolute.
+    data_source: where it can be had, if it is not shipped.
 
     lora_rank, lora_alpha, lora_targets: the adapter. epochs, batch_size, learning_rate, warmup, weight_decay, clip:
     AdamW with a linear warm-up (share of the steps) and a cosine to zero, clipped by norm; accumulate: batches a step.
@@ -51,6 +52,7 @@ class Recipe:
     description: str
     data: str
     data_license: str
+    data_source: str = ""
     license: str = "Apache-2.0"
     base: str = DEFAULT_MODEL
     loss: str = "ram_sft"

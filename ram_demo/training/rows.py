@@ -8,9 +8,11 @@ Knows JSON and the forms' names; knows nothing of tokens. The forms:
     Alpaca                         instruction + input + output
 """
 
+import gzip
 import json
 import random
 import re
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -57,7 +59,7 @@ class _Bad(Exception):
 
 
 def read(file: Path) -> Table:
-    """Read a JSONL file. The form is the first row's that has one; every other row must have it too.
+    """Read a JSONL file, plain or packed (`.gz`). The form is the first row's that has one; every other row must have it too.
 
     Raises UserError for a file that cannot be read, is too large, or holds nothing that can be used.
     """
@@ -88,20 +90,25 @@ def _words(name: str, problems) -> str:
 
 def _lines(file: Path) -> Iterator[tuple[int, str]]:
     """The lines that are not blank, with their numbers. A line ends at a newline and nowhere else."""
+    most = f"at most {MOST_BYTES // 2**20} are read."
     try:
         size = file.stat().st_size
         if size > MOST_BYTES:
-            raise UserError(f"{file.name} has {size / 2**20:.0f} MB; at most {MOST_BYTES // 2**20} are read.")
-        with file.open("rb") as opened:
-            for number, raw in enumerate(opened, 1):
+            raise UserError(f"{file.name} has {size / 2**20:.0f} MB; {most}")
+        with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as opened:
+            number = read = 0
+            while raw := opened.readline(MOST_BYTES + 1):
+                number, read = number + 1, read + len(raw)
+                if read > MOST_BYTES:
+                    raise UserError(f"{file.name} unpacks to more than {MOST_BYTES // 2**20} MB; {most}")
                 try:
                     line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
                 except UnicodeDecodeError:
                     raise UserError(f"{file.name}, line {number}: this is not UTF-8 text.") from None
                 if line.strip():
                     yield number, line
-    except OSError as error:
-        raise UserError(f"The data {file} cannot be read: {error.strerror or error}.") from error
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"The data {file} cannot be read: {getattr(error, 'strerror', None) or error}.") from error
 
 
 def _json(line: str) -> dict:

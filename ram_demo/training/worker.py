@@ -101,6 +101,8 @@ class Run:
 
     def _read(self, tokenizer) -> tuple[list[Encoded], list[Encoded], str]:
         recipe = self.recipe
+        if not self.data_file.is_file() and recipe.data_source:
+            raise UserError(f"{self.data_file} is not there; its source is {recipe.data_source}.")
         table = rows.read(self.data_file)
         if not recipe.leave_out_bad_rows:
             rows.require_whole(self.data_file, table)
@@ -108,11 +110,16 @@ class Run:
             raise UserError(f"{recipe.loss} needs a rejected answer in every row, and {self.data_file.name} has none.")
         training, held_out = rows.split(table.examples, recipe.held_out, recipe.seed)
         found = rows.doubles(training, held_out)
+        lenient = recipe.leave_out_bad_rows
+        encoded = [dataset.encode(tokenizer, part, recipe.max_tokens, lenient) for part in (training, held_out)]
+        if not encoded[0]:
+            raise UserError(f"Every example is longer than {recipe.max_tokens} tokens, which is what the recipe allows.")
+        too_long = len(table.examples) - sum(map(len, encoded))
         self.tell(
-            kind="data", form=table.form, training=len(training), held_out=len(held_out), left_out=len(table.problems),
+            kind="data", form=table.form, training=len(encoded[0]), held_out=len(encoded[1]),
+            left_out=len(table.problems) + too_long,
             duplicates=found.duplicates, repeated=found.repeated, leaks=found.leaks,
         )  # fmt: skip
-        encoded = [dataset.encode(tokenizer, part, recipe.max_tokens) for part in (training, held_out)]
         if recipe.loss not in PREFERENCES:
             encoded = [[replace(row, rejected=None) for row in part] for part in encoded]
         content = dataset.content_hash(table.examples)
