@@ -18,7 +18,17 @@ from ram_demo.settings import DEFAULT_MODEL
 LOSSES = ("ram_sft", "ram_dpo", "sft", "dpo")
 PREFERENCES = ("ram_dpo", "dpo")  # losses that need rejected answers in the data
 METHODS = ("lora", "full")
-FOR_THE_CARD = ("name", "description", "license", "data_license", "data_source", "beta", "tau", "mode", "checkpoint_every")
+FOR_THE_CARD = (
+    "name",
+    "description",
+    "license",
+    "data_license",
+    "data_source",
+    "beta",
+    "tau",
+    "mode",
+    "checkpoint_every",
+)
 POSITIVE = (
     "lora_rank",
     "lora_alpha",

@@ -113,7 +113,9 @@ class Run:
         lenient = recipe.leave_out_bad_rows
         encoded = [dataset.encode(tokenizer, part, recipe.max_tokens, lenient) for part in (training, held_out)]
         if not encoded[0]:
-            raise UserError(f"Every example is longer than {recipe.max_tokens} tokens, which is what the recipe allows.")
+            raise UserError(
+                f"Every example is longer than {recipe.max_tokens} tokens, which is what the recipe allows."
+            )
         too_long = len(table.examples) - sum(map(len, encoded))
         self.tell(
             kind="data", form=table.form, training=len(encoded[0]), held_out=len(encoded[1]),
