@@ -59,6 +59,11 @@ class Settings:
         return self.data / "aligners"
 
     @property
+    def own_models(self) -> Path:
+        """Where proposals live that were warmed up here."""
+        return self.data / "models"
+
+    @property
     def runs(self) -> Path:
         """Where training runs live, a folder each."""
         return self.data / "runs"

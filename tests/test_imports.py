@@ -16,7 +16,7 @@ MAY_IMPORT = {
     "models": {"settings", "errors"},
     "decoding": {"models", "errors"},
     "votes": {"errors"},
-    "training": {"models", "settings", "errors"},
+    "training": {"evaluation", "models", "settings", "errors"},
     "request": {"decoding", "models", "errors"},
     "workbench": {"decoding", "models", "request", "settings", "errors"},
     "runs": {"decoding", "request", "votes", "workbench", "errors"},

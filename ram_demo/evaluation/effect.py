@@ -4,6 +4,7 @@ Knows the workbench and the trace; knows nothing of training or pages.
 """
 
 import json
+import math
 import statistics
 import threading
 from collections.abc import Sequence
@@ -13,8 +14,10 @@ from pathlib import Path
 from ram_demo.decoding.decide import DecodingSettings
 from ram_demo.decoding.monitor import PAPER_TAU
 from ram_demo.decoding.trace import Trace, first_difference
-from ram_demo.errors import StorageError, UserError
-from ram_demo.models.aligners import CARD, Package
+from ram_demo.errors import UserError
+from ram_demo.evaluation.answers import summarise
+from ram_demo.evaluation.likelihood import Text, log_likelihoods
+from ram_demo.models.aligners import Package, write_card
 from ram_demo.models.sources import Progress
 from ram_demo.request import BASE, OWN_MODE, Choice, Request
 from ram_demo.workbench import Workbench
@@ -35,17 +38,25 @@ def read_prompts(file: Path) -> list[str]:
 def measure(bench: Workbench, aligner: str, prompts: Sequence[str], markers: Sequence[str], progress: Progress) -> dict:
     """Answer every prompt once in both lanes, as the card recommends and at the default settings and seed.
 
-    Returns medians and shares, base beside aligned. markers: words that show the wanted style; an answer counts if it
-    holds one of them as a word of its own.
+    Returns medians and shares, base beside aligned (see `answers.summarise`), and the perplexity of both lanes' answers
+    under the proposal.
     """
-    base, aligned = [], []
+    base, aligned, asked = [], [], []
     for number, prompt in enumerate(prompts):
         progress(f"Prompt {number + 1} of {len(prompts)}", number / len(prompts))
         plan = bench.plan(Request(prompt, ((Choice(aligner),),), settings=DecodingSettings(mode=OWN_MODE)))
         traces = {e.lane: e for e in bench.run(plan, threading.Event(), 1) if isinstance(e, Trace)}
         base.append(traces[BASE])
         aligned.append(traces[aligner])
-    result = {"prompts": len(prompts), "base": summarise(base, markers), "aligned": summarise(aligned, markers)}
+        asked.append(plan.prompt_ids)
+    progress("What the proposal says of the answers", 0.95)
+    result = {
+        "prompts": len(prompts),
+        **{
+            lane: {**summarise(traces, markers), "perplexity": round(_perplexity(bench, asked, traces), 3)}
+            for lane, traces in (("base", base), ("aligned", aligned))
+        },
+    }
     steps = [step for trace in aligned for step in trace.steps]
     parts = [
         first_difference([s.token for s in a.steps], [s.token for s in b.steps])
@@ -71,25 +82,14 @@ def measure(bench: Workbench, aligner: str, prompts: Sequence[str], markers: Seq
     }
 
 
-def summarise(traces: Sequence[Trace], markers: Sequence[str]) -> dict:
-    """Median length in tokens and words, the share that ended by itself, and the share that holds a marker."""
-    marked = [not set(markers).isdisjoint(_words(trace.text)) for trace in traces]
-    return {
-        "median_tokens": statistics.median(len(t.steps) for t in traces),
-        "median_words": statistics.median(len(t.text.split()) for t in traces),
-        "ended_by_itself": round(statistics.fmean(t.done == "eos" for t in traces), 3),
-        **({"with_markers": round(statistics.fmean(marked), 3)} if markers else {}),
-    }
-
-
-def _words(text: str) -> set[str]:
-    return {word.strip('.,;:!?"()“”').lower() for word in text.replace("'", " ").split()}
+def _perplexity(bench: Workbench, prompts: Sequence[Sequence[int]], traces: Sequence[Trace]) -> float:
+    """exp of the mean of -log P_M over all tokens of all answers: how strange the proposal finds them."""
+    texts = [Text(p, [step.token for step in trace.steps]) for p, trace in zip(prompts, traces, strict=True)]
+    with bench.loop.between():
+        total = sum(log_likelihoods((bench.proposal.model, None), texts))
+    return math.exp(-total / sum(len(text.answer) for text in texts))
 
 
 def write(package: Package, result: dict) -> None:
     """Put the result into the package's card on disk. Raises StorageError."""
-    card = replace(package.card, effect=result)
-    try:
-        (package.folder / CARD).write_text(json.dumps(card.to_json(), indent=2, ensure_ascii=False) + "\n", "utf-8")
-    except OSError as error:
-        raise StorageError(f"The card of {package.name} cannot be written: {error.strerror or error}.") from error
+    write_card(package.folder, replace(package.card, effect=result))

@@ -4,7 +4,9 @@ Loading, swapping and unloading never touch the proposal: an adapter on it is a 
 base, or a whole small model, is a model of its own, loaded once and shared. Knows nothing of decoding.
 """
 
+import json
 import math
+import os
 import re
 import threading
 from collections.abc import Callable
@@ -12,7 +14,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
-from ram_demo.errors import UserError
+from ram_demo.errors import StorageError, UserError
 from ram_demo.models import lora, sources, vocabulary
 from ram_demo.models.apart import apart
 from ram_demo.models.language_model import LanguageModel
@@ -27,7 +29,7 @@ NAME = re.compile(r"\w[\w .-]{0,59}")
 class Card:
     """What an aligner says of itself. base: the model it stands on (for a whole model: what it was tuned from, "" if
     unknown); tokenizer: vocabulary fingerprint, "" if not stated; beta, tau (None: no gate) and mode: recommended;
-    effect: what was measured, on which prompts."""
+    calibration: the sweep they rest on; effect: what was measured, on which prompts."""
 
     name: str
     description: str = ""
@@ -40,6 +42,7 @@ class Card:
     beta: float = 1.0
     tau: float | None = None
     mode: str = "product"
+    calibration: dict = field(default_factory=dict)
     effect: dict = field(default_factory=dict)
 
     def to_json(self) -> dict:
@@ -130,6 +133,16 @@ def read_card(folder: Path) -> Card:
     ):
         raise UserError(f"{CARD} of {folder.name} holds a value of the wrong kind or out of range.")
     return card
+
+
+def write_card(folder: Path, card: Card) -> None:
+    """Replace the card in `folder`, whole or not at all. Raises StorageError."""
+    aside = folder / f".{CARD}.writing"
+    try:
+        aside.write_text(json.dumps(card.to_json(), indent=2, ensure_ascii=False) + "\n", "utf-8")
+        os.replace(aside, folder / CARD)
+    except OSError as error:
+        raise StorageError(f"The card of {card.name} cannot be written: {error.strerror or error}.") from error
 
 
 class Aligners:

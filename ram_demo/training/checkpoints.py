@@ -4,7 +4,7 @@ Knows a model's trainable weights and an optimiser; knows nothing of data or los
 """
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -14,7 +14,7 @@ from torch import nn
 
 from ram_demo.errors import UserError
 from ram_demo.models import lora
-from ram_demo.models.aligners import CARD, Card
+from ram_demo.models.aligners import Card, write_card
 from ram_demo.training.folder import write_json
 
 WEIGHTS, OPTIMISER, STATE = "trained.safetensors", "optimiser.safetensors", "state.json"
@@ -22,12 +22,18 @@ WEIGHTS, OPTIMISER, STATE = "trained.safetensors", "optimiser.safetensors", "sta
 
 @dataclass
 class State:
-    """Where a run stands. step: optimiser steps taken; seconds: spent on them; best: lowest held-out loss so far."""
+    """Where a run stands. step: optimiser steps taken; seconds: spent on them; best: lowest held-out loss so far;
+    looks: what was seen of the held-out examples before the first step, and last."""
 
     step: int = 0
     seconds: float = 0.0
     tokens: int = 0
     best: float | None = None
+    looks: dict = field(default_factory=dict)
+
+    def look(self, seen: dict, examples: int) -> None:
+        rounded = {name: None if value is None else round(value, 4) for name, value in seen.items()}
+        self.looks = {"examples": examples, "before": rounded, **self.looks, "after": rounded}
 
 
 def save(model: nn.Module, optimiser: torch.optim.Optimizer, state: State, folder: Path) -> None:
@@ -71,4 +77,4 @@ def write_package(model: nn.Module, card: Card, folder: Path) -> None:
         config.save_pretrained(folder)
     else:
         model.save_pretrained(folder)
-    write_json(folder / CARD, card.to_json())
+    write_card(folder, card)

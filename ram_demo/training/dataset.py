@@ -6,7 +6,7 @@ Knows a tokenizer and the chat template; knows nothing of files (`rows.py`) or m
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ class Encoded:
     prompt: tuple[int, ...]
     response: tuple[int, ...]
     rejected: tuple[int, ...] | None = None
+    example: Example | None = field(default=None, compare=False, repr=False)  # what it was made from
 
     @property
     def length(self) -> int:
@@ -56,17 +57,19 @@ def encode(tokenizer, examples: Sequence[Example], max_tokens: int, leave_out: b
 
 
 def _encode(tokenizer, example: Example) -> Encoded:
-    def answer(text: str) -> tuple[int, ...]:
-        plain = text.encode("utf-8", "replace").decode("utf-8").strip()  # no lone surrogates
-        ids = tokenizer.encode(plain, add_special_tokens=False, split_special_tokens=True)
-        return (*ids, tokenizer.eos_token_id)
-
     try:
         prompt = encode_conversation(tokenizer, example.prompt)
     except UserError as error:
         raise UserError(f"Line {example.line}: {error}") from error
-    rejected = None if example.rejected is None else answer(example.rejected)
-    return Encoded(tuple(prompt), answer(example.completion), rejected)
+    rejected = None if example.rejected is None else answer_ids(tokenizer, example.rejected)
+    return Encoded(tuple(prompt), answer_ids(tokenizer, example.completion), rejected, example)
+
+
+def answer_ids(tokenizer, text: str) -> tuple[int, ...]:
+    """An answer as ids, the end-of-text id last; control tokens in it are read as text."""
+    plain = text.encode("utf-8", "replace").decode("utf-8").strip()  # no lone surrogates
+    ids = tokenizer.encode(plain, add_special_tokens=False, split_special_tokens=True)
+    return (*ids, tokenizer.eos_token_id)
 
 
 def collate(rows: Sequence[Encoded], pad: int) -> tuple[Tensor, Tensor, Tensor]:

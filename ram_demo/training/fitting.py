@@ -9,6 +9,7 @@ import resource
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
@@ -37,7 +38,8 @@ def course(step: int, total: int, warmup: float) -> float:
 
 
 class Fit:
-    """write: puts the package as it now is into an empty folder, for a checkpoint."""
+    """write: puts the package as it now is into an empty folder, for a checkpoint; shown: called after each, with its
+    step; wishes: the folder that may ask to stop."""
 
     def __init__(
         self,
@@ -47,8 +49,11 @@ class Fit:
         tell: Callable[..., None],
         model: nn.Module,
         pad: int,
-        write: Callable[[State, object], None],
+        write: Callable[[State, Path], None],
+        shown: Callable[[int], None],
+        wishes: RunFolder,
     ):
+        self.shown, self.wishes = shown, wishes
         self.recipe, self.folder, self.accelerator, self.tell, self.write = recipe, folder, accelerator, tell, write
         self.model = model
         self.weights = [p for p in model.parameters() if p.requires_grad]
@@ -165,16 +170,14 @@ class Fit:
             found += each.tolist()
             likelihood += float(better.sum())
             right += [] if bad is None else losses.accuracy(better, bad).tolist()
-        loss = statistics.fmean(found)
-        tokens = sum(len(row.response) for row in held_out)
-        self.tell(
-            kind="held_out",
-            step=self.state.step,
-            loss=loss,
-            nats_a_token=-likelihood / tokens,
-            accuracy=statistics.fmean(right) if right else None,
-        )
-        return loss
+        look = {
+            "loss": statistics.fmean(found),
+            "nats_a_token": -likelihood / sum(len(row.response) for row in held_out),
+            "accuracy": statistics.fmean(right) if right else None,
+        }
+        self.state.look(look, len(held_out))
+        self.tell(kind="held_out", step=self.state.step, **look)
+        return look["loss"]
 
     def _checkpoint(self, loss: float | None) -> None:
         state = self.state
@@ -187,11 +190,12 @@ class Fit:
                 self.write(state, place)
             if is_best:
                 self.folder.keep_best(self.folder.checkpoints()[-1])
+            self.shown(state.step)
         self.accelerator.wait_for_everyone()
         self.tell(kind="checkpoint", step=state.step, best=is_best)
 
     def _stop_if_asked(self) -> None:
-        asked = torch.tensor(float(self.folder.is_asked_to_stop), device=self.accelerator.device)
+        asked = torch.tensor(float(self.wishes.is_asked_to_stop), device=self.accelerator.device)
         if float(self.accelerator.reduce(asked, "sum")):  # all leave at the same step
             newest = self.folder.checkpoints()
             if not newest or not newest[-1].name.endswith(f"-{self.state.step}"):

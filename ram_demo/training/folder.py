@@ -27,6 +27,7 @@ import psutil
 from ram_demo.errors import StorageError
 
 PACKAGE = "package"  # in each checkpoint: the aligner as it was then
+HELD_OUT = "held_out.jsonl"  # in a package: examples that were not trained on, for the next calibration
 KEPT = 2  # checkpoints: the newest, and the one before it
 
 

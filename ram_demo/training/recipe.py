@@ -40,8 +40,19 @@ POSITIVE = (
     "clip",
     "max_tokens",
     "synthesis_tokens",
+    "warm_up_rate",
 )
-NOT_NEGATIVE = ("alpha", "warmup", "weight_decay", "seed", "beta", "tau", "held_out", "checkpoint_every")
+NOT_NEGATIVE = (
+    "alpha",
+    "warmup",
+    "weight_decay",
+    "seed",
+    "beta",
+    "tau",
+    "held_out",
+    "checkpoint_every",
+    "warm_up_epochs",
+)
 
 
 @dataclass(frozen=True)
@@ -54,8 +65,10 @@ class Recipe:
     method: "lora", or "full" for a whole model. alpha: weight of y- in `ram_sft`; dpo_beta: sharpness of `ram_dpo` and
     `dpo`. held_out: share of the prompts that are not trained on. checkpoint_every: steps (0: a tenth of the run).
     leave_out_bad_rows: train on the others where rows cannot be used. max_tokens: prompt and response together, longer
-    examples are refused. The synthesis of y- is cut at synthesis_tokens. beta, tau (None: no gate), mode: what the card
-    recommends.
+    examples are refused. y- is cut at synthesis_tokens, and sampled from the proposal here, or read from the server of
+    OpenAI's protocol at the URL answers_from, which calls the proposal answers_model. warm_up_epochs, warm_up_rate:
+    before all else a new proposal, made from the base by plain `sft` of every weight. beta, tau, mode: what the card
+    recommends; None: as the calibration finds.
     """
 
     name: str
@@ -84,8 +97,12 @@ class Recipe:
     leave_out_bad_rows: bool = False
     max_tokens: int = 512
     synthesis_tokens: int = 64
+    answers_from: str = ""
+    answers_model: str = ""
+    warm_up_epochs: int = 0
+    warm_up_rate: float = 2e-5
     seed: int = 0
-    beta: float = 1.0
+    beta: float | None = None
     tau: float | None = None
     mode: str = "product"
 
@@ -138,6 +155,10 @@ def checked(recipe: Recipe, where: str) -> Recipe:
             raise UserError(f"{where}: {name} must be {'zero or more' if name in NOT_NEGATIVE else 'above zero'}.")
     if recipe.seed >= 2**63:
         raise UserError(f"{where}: seed must be below 2**63.")
+    if bool(recipe.answers_from) != bool(recipe.answers_model):
+        raise UserError(f"{where}: answers_from and answers_model go together: a server, and its name of the proposal.")
+    if recipe.answers_from and not recipe.answers_from.startswith(("http://", "https://")):
+        raise UserError(f"{where}: answers_from must be a URL that begins with http:// or https://.")
     if not recipe.lora_targets:
         raise UserError(f"{where}: lora_targets names nothing to adapt.")
     return recipe

@@ -39,6 +39,17 @@ class Example:
     rejected: str | None = None
     line: int = field(default=0, compare=False)  # of the file it was read from
 
+    def to_json(self) -> dict:
+        """The row in TRL's conversational form; y- only where the data has it."""
+        record = {
+            "prompt": [{"role": role, "content": text} for role, text in self.prompt],
+            "completion": [{"role": "assistant", "content": self.completion}],
+        }
+        if self.rejected is not None:
+            record["chosen"] = record.pop("completion")
+            record["rejected"] = [{"role": "assistant", "content": self.rejected}]
+        return record
+
     @property
     def question(self) -> str:
         """The prompt as one text: what a person would recognise it by."""

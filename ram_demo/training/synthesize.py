@@ -7,7 +7,8 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -17,6 +18,35 @@ from ram_demo.errors import StorageError
 
 SAMPLING = {"do_sample": True, "temperature": 0.5, "top_p": 0.95, "top_k": 10, "repetition_penalty": 1.05}
 BATCH = 16
+
+
+class Kept:
+    """Answers under `cache`, by everything that decides them, as text. Raises StorageError: before the minutes of
+    sampling, not after them."""
+
+    def __init__(self, cache: Path, asked: str):
+        self.file = cache / "synthesis" / f"{hashlib.sha256(asked.encode()).hexdigest()[:16]}.json"
+        with self._writing():
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def known(self) -> list[list[int]] | None:
+        return json.loads(self.file.read_text()) if self.file.is_file() else None
+
+    def keep(self, answers: list[list[int]]) -> None:
+        """In one move: what is there is whole."""
+        with self._writing():
+            with tempfile.NamedTemporaryFile("w", dir=self.file.parent, delete=False) as aside:
+                json.dump(answers, aside)
+            os.replace(aside.name, self.file)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            why = error.strerror or error
+            raise StorageError(f"Answers cannot be written to {self.file.parent}: {why}.") from error
 
 
 def synthesize(
@@ -34,13 +64,9 @@ def synthesize(
     Cached under `cache` by everything that decides the answers, the proposal's content included.
     """
     recipe = json.dumps([SAMPLING, [list(p) for p in prompts], sorted(end_ids), max_new_tokens, seed, revision, BATCH])
-    file = cache / "synthesis" / f"{hashlib.sha256(recipe.encode()).hexdigest()[:16]}.json"
-    if file.is_file():
-        return json.loads(file.read_text())
-    try:  # before the minutes of sampling, not after them
-        file.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(f"Answers cannot be written to {file.parent}: {error.strerror or error}.") from error
+    kept = Kept(cache, recipe)
+    if kept.known is not None:
+        return kept.known
     torch.manual_seed(seed)
     responses = []
     pad = min(end_ids)
@@ -60,12 +86,7 @@ def synthesize(
             )
         responses += [_until_end(row, end_ids) for row in out[:, width:].tolist()]
         progress(len(responses), len(prompts))
-    try:
-        with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False) as aside:
-            json.dump(responses, aside)
-        os.replace(aside.name, file)
-    except OSError as error:
-        raise StorageError(f"Answers cannot be written to {file.parent}: {error.strerror or error}.") from error
+    kept.keep(responses)
     return responses
 
 
