@@ -15,9 +15,7 @@ GRAM = 4  # tokens in a row that count as repeated
 DECLINING = (
     "can ?not|can't|won't|will not|am unable|am not able|am sorry|do not feel comfortable|don't feel comfortable"
 )
-REFUSALS = re.compile(
-    rf"\b(i|we) ({DECLINING}|must decline)\b|\bi'm (sorry|unable|not able)\b|\bas an ai\b", re.IGNORECASE
-)
+REFUSALS = re.compile(rf"\b(i|we) ({DECLINING})\b|\bi'm (sorry|unable|not able)\b|\bas an ai\b", re.IGNORECASE)
 OPENING = 160  # characters in which a refusal shows
 
 

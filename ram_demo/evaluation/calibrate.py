@@ -1,7 +1,9 @@
 """Which strength and which gate suit an aligner: a sweep over held-out examples, and what follows from it.
 
 Two things are asked. Of words that are there: how likely are the held-out answers under pi, for every strength and gate
-(formulas 2-7 over the whole vocabulary, at T = 1, so that it is a proper likelihood)? Of words to come: how long, how
+(formulas 2-7 over the whole vocabulary, so that it is a proper likelihood)? A product of distributions is sharper than
+each, so that strength alone would look like a lower temperature; the final temperature here undoes that: it is the one
+at which an aligner that says what the proposal says changes nothing. Of words to come: how long, how
 varied and how fast are the answers when the lane decodes so? Knows the workbench; knows nothing of training or pages.
 """
 
@@ -26,8 +28,11 @@ from ram_demo.workbench import Workbench
 
 BETAS = (0.5, 1.0, 1.5, 2.0, 3.0)
 TAUS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, None)  # None: off
+ENOUGH = 0.9  # of the likelihood that the best strength gains: the least strength with so much is recommended
 FREE = 0.01  # a gate that costs less of the log-likelihood than this share costs nothing
 SELDOM = 0.05  # where nothing is known of wanted answers, a gate must close at most this often
+# The temperature at which Q = P gives pi = P, by formulas 2, 4 and 5.
+UNSHARPENED = {"product": lambda beta: 1 + beta, "par": lambda beta: beta, "ratio": lambda beta: 1.0}
 ANSWERED = 8  # examples that are answered at each point; the likelihoods use them all
 ANSWER_TOKENS = 64
 
@@ -82,7 +87,7 @@ def calibrate(
     lane = plan.lanes[-1]
     known = all(example.answer for example in examples)
     grid = _likelihoods(bench, lane, examples) if known else {}
-    beta = max(BETAS, key=lambda b: grid[b, None][0]) if known else lane.weighers[0].beta
+    beta = _strength({b: grid[b, None][0] for b in (0.0, *BETAS)}) if known else lane.weighers[0].beta
     strengths = sorted({*BETAS, beta})
     sweep = [(b, None) for b in strengths] + [(beta, tau) for tau in TAUS if tau is not None]
     answered = _answers(bench, lane, [e.prompt for e in examples[:ANSWERED]], sweep, progress, stop)
@@ -95,6 +100,13 @@ def calibrate(
         base_log_likelihood=grid[0.0, None][0] if known else None,
         points=points,
     )
+
+
+def _strength(likely: dict[float, float]) -> float:
+    """The least strength that gains nearly all that any does; the least of all where none gains."""
+    gains = {beta: likely[beta] - likely[0.0] for beta in BETAS}
+    best = max(gains.values())
+    return min((beta for beta in BETAS if best > 0 and gains[beta] >= ENOUGH * best), default=BETAS[0])
 
 
 def _gate(points: Sequence[Point], beta: float) -> float | None:
@@ -124,7 +136,7 @@ def _likelihoods(
             for beta in BETAS:
                 # What sampling tends to where candidates grow many is the product.
                 mode = "product" if lane.mode == "sis" else lane.mode
-                pi = sharpen(log_weights(mode, log_p, [log_q], [beta], log_q0, one), 1.0)
+                pi = sharpen(log_weights(mode, log_p, [log_q], [beta], log_q0, one), UNSHARPENED[mode](beta))
                 likely[beta].append(float(pi[token]))
     divergence, base = torch.tensor(kl), torch.tensor(likely[0.0])
     found = {(0.0, None): (float(base.mean()), 0.0)}

@@ -43,7 +43,7 @@ def load(bench: Workbench, package: Path) -> str:
 
 
 def answer(bench: Workbench, package: Path, prompts: Sequence[Asked], stop: threading.Event) -> list[dict]:
-    """Each prompt with both lanes' answers, how they ended, and what the monitor saw, as the package's card recommends."""
+    """Each prompt with both lanes' answers, how they ended and what the monitor saw, decoded as the card recommends."""
     name = load(bench, package)
     settings = DecodingSettings(mode=OWN_MODE, max_new_tokens=TOKENS)
     found = []

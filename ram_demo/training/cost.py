@@ -1,19 +1,22 @@
-"""What a step would take with every weight of the model, as a plain trainer does it: measured, on the run's own batches.
+"""What a step would take with every weight of the model, as a plain trainer does it: measured on the run's batches.
 
 Knows a model's folder and encoded examples; knows nothing of runs.
 """
 
 import statistics
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from ram_demo.training.dataset import Encoded, collate
+from ram_demo.training.dataset import Encoded
+from ram_demo.training.losses import IGNORE
 from ram_demo.training.recipe import Recipe
-from ram_demo.training.scoring import batches, worse
+from ram_demo.training.scoring import batches
 
 STEPS = 4  # the first warms up
 
@@ -28,8 +31,7 @@ def full_step(folder: Path, accelerator: Accelerator, rows: list[Encoded], recip
     for batch in batches(rows, recipe.batch_size, recipe.seed, 0)[:STEPS]:
         began = time.perf_counter()
         picked = [rows[i] for i in batch]
-        both = [*picked, *map(worse, picked)] if picked[0].rejected is not None else picked
-        ids, mask, labels = (part.to(accelerator.device) for part in collate(both, pad))
+        ids, mask, labels = (part.to(accelerator.device) for part in collate(picked, pad))
         with accelerator.autocast():
             loss = model(ids, attention_mask=mask, labels=labels).loss
         loss.backward()
@@ -37,3 +39,20 @@ def full_step(folder: Path, accelerator: Accelerator, rows: list[Encoded], recip
         optimiser.zero_grad()
         found.append((time.perf_counter() - began) * recipe.accumulate)
     return statistics.median(found[1:] or found)
+
+
+def collate(rows: Sequence[Encoded], pad: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Every conversation by itself, right-padded: ids, attention mask and labels, each int64 [B, T]; labels are IGNORE
+    on prompt and padding."""
+    texts = [(row.prompt, row.response) for row in rows]
+    texts += [(row.prompt, row.rejected) for row in rows if row.rejected is not None]
+    width = max(len(prompt) + len(answer) for prompt, answer in texts)
+    ids = torch.full((len(texts), width), pad)
+    mask = torch.zeros((len(texts), width), dtype=torch.int64)
+    labels = torch.full((len(texts), width), IGNORE)
+    for i, (prompt, answer) in enumerate(texts):
+        start, end = len(prompt), len(prompt) + len(answer)
+        ids[i, :end] = torch.tensor([*prompt, *answer])
+        mask[i, :end] = 1
+        labels[i, start:end] = torch.tensor(answer)
+    return ids, mask, labels

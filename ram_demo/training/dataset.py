@@ -1,4 +1,4 @@
-"""Examples as tokens: prompts in the chat template, answers that end, and padded batches with the prompt masked.
+"""Examples as tokens: prompts in the chat template, answers that end, and batches that hold each prompt once.
 
 Knows a tokenizer and the chat template; knows nothing of files (`rows.py`) or models.
 """
@@ -13,8 +13,9 @@ from torch import Tensor
 
 from ram_demo.errors import UserError
 from ram_demo.models.proposal import encode_conversation
-from ram_demo.training.losses import IGNORE
 from ram_demo.training.rows import Example
+
+PADDING, PROMPT, BETTER, WORSE = range(4)  # what a place of a packed row is
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,13 @@ class Encoded:
     example: Example | None = field(default=None, compare=False, repr=False)  # what it was made from
 
     @property
+    def width(self) -> int:
+        """Tokens in all, the prompt once."""
+        return len(self.prompt) + len(self.response) + len(self.rejected or ())
+
+    @property
     def length(self) -> int:
+        """Tokens of the longer of the two conversations."""
         return len(self.prompt) + max(len(self.response), len(self.rejected or ()))
 
 
@@ -72,16 +79,40 @@ def answer_ids(tokenizer, text: str) -> tuple[int, ...]:
     return (*ids, tokenizer.eos_token_id)
 
 
-def collate(rows: Sequence[Encoded], pad: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Prompts with their responses, right-padded: ids, attention mask and labels, each int64 [B, T]; labels are IGNORE
-    on prompt and padding."""
-    width = max(len(row.prompt) + len(row.response) for row in rows)
-    ids = torch.full((len(rows), width), pad)
-    mask = torch.zeros((len(rows), width), dtype=torch.int64)
-    labels = torch.full((len(rows), width), IGNORE)
+@dataclass(frozen=True)
+class Packed:
+    """Rows of [prompt, y+, y-], each prompt once, right-padded to [B, T] and ready for one forward.
+
+    ids, positions: int64 [B, T]; both answers count on from the prompt's end. sees: bool [B, 1, T, T], who attends to
+    whom: to what came before in the prompt and in one's own answer. The answers' tokens, [N] each: `token`, the `row`
+    it is in, the place `before` it that predicts it, and whether it is of y- (`bad`).
+    """
+
+    ids: Tensor
+    positions: Tensor
+    sees: Tensor
+    token: Tensor
+    row: Tensor
+    before: Tensor
+    bad: Tensor
+
+
+def pack(rows: Sequence[Encoded], pad: int) -> Packed:
+    """pad: the id that fills up short rows."""
+    width = max(row.width for row in rows)
+    ids, positions = torch.full((len(rows), width), pad), torch.zeros((len(rows), width), dtype=torch.int64)
+    part = torch.full((len(rows), width), PADDING)
+    answers = []
     for i, row in enumerate(rows):
-        start, end = len(row.prompt), len(row.prompt) + len(row.response)
-        ids[i, :end] = torch.tensor([*row.prompt, *row.response])
-        mask[i, :end] = 1
-        labels[i, start:end] = torch.tensor(row.response)
-    return ids, mask, labels
+        prompt, first = len(row.prompt), len(row.prompt) + len(row.response)
+        rejected = row.rejected or ()
+        ids[i, : row.width] = torch.tensor([*row.prompt, *row.response, *rejected])
+        positions[i, :first] = torch.arange(first)
+        positions[i, first : row.width] = torch.arange(prompt, prompt + len(rejected))
+        part[i, :prompt], part[i, prompt:first], part[i, first : row.width] = PROMPT, BETTER, WORSE
+        for start, answer, bad in ((prompt, row.response, False), (first, rejected, True)):
+            answers += [(token, i, prompt - 1 if n == 0 else start + n - 1, bad) for n, token in enumerate(answer)]
+    earlier = torch.ones((width, width), dtype=torch.bool).tril()
+    mine = (part[:, None, :] == PROMPT) | (part[:, None, :] == part[:, :, None])
+    token, which, before, bad = map(torch.tensor, zip(*answers, strict=True))
+    return Packed(ids, positions, (earlier & mine)[:, None], token, which, before, bad)

@@ -9,6 +9,7 @@ import resource
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -21,7 +22,7 @@ from ram_demo.training.checkpoints import State
 from ram_demo.training.dataset import Encoded
 from ram_demo.training.folder import RunFolder
 from ram_demo.training.recipe import Recipe
-from ram_demo.training.scoring import Scorer, batches, worse
+from ram_demo.training.scoring import Scorer, batches
 
 SCORED = 8  # rows a forward where nothing is learnt
 
@@ -123,10 +124,9 @@ class Fit:
         """The loss of each row, and log Q of its two answers, float32 [B] each. references: the same two before
         training, [B, 2], where the loss compares with them."""
         recipe = self.recipe
+        better, bad = self._score(batch).unbind(-1)
         if batch[0].rejected is None:
-            better = self._score(batch)
             return losses.sft(better), better, None
-        better, bad = self._score([*batch, *map(worse, batch)]).chunk(2)
         if recipe.loss == "ram_sft":
             return losses.ram_sft(better, bad, recipe.alpha), better, bad
         if recipe.loss == "ram_dpo":
@@ -149,11 +149,8 @@ class Fit:
         found = []
         for at in range(0, len(rows), SCORED):
             part = rows[at : at + SCORED]
-            if unchanged is None:
-                found.append(torch.stack((self._score(part), self._score(list(map(worse, part)))), -1))
-            else:
-                with unchanged():
-                    found.append(torch.stack((self._score(part), self._score(list(map(worse, part)))), -1))
+            with unchanged() if unchanged else nullcontext():
+                found.append(self._score(part))
         return torch.cat(found) if found else torch.zeros(0, 2)
 
     @torch.no_grad()

@@ -70,7 +70,7 @@ class _Bad(Exception):
 
 
 def read(file: Path) -> Table:
-    """Read a JSONL file, plain or packed (`.gz`). The form is the first row's that has one; every other row must have it too.
+    """Read a JSONL file, plain or packed (`.gz`). The form is the first row's that has one; all others must have it.
 
     Raises UserError for a file that cannot be read, is too large, or holds nothing that can be used.
     """

@@ -1,7 +1,7 @@
 """log Q(y|x) of whole batches, as one module that accelerate can wrap; and in which order batches come.
 
 Knows a causal LM of transformers, plain or under PEFT. The vocabulary's projection, a fifth of a small model, is
-computed for the answers' tokens alone, and y+ and y- of a batch share one forward.
+computed for the answers' tokens alone, and y+ and y- share one reading of their prompt.
 """
 
 import random
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ram_demo.training import losses
-from ram_demo.training.dataset import Encoded, collate
+from ram_demo.training.dataset import Encoded, pack
 
 WINDOW = 8  # batches within which rows are put together by length
 
@@ -24,21 +24,21 @@ class Scorer(nn.Module):
         self.model, self.pad = model, pad
 
     def forward(self, rows: Sequence[Encoded]) -> Tensor:
-        """log Q(response | prompt) of each row, summed over its tokens: float32 [B]."""
+        """log Q(y+ | prompt) and log Q(y- | prompt) of each row, summed over their tokens: float32 [B, 2]; the second
+        is 0 where there is no y-."""
         plain = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
         device = plain.device
-        ids, mask, labels = (part.to(device) for part in collate(rows, self.pad))
-        hidden = plain.base_model(ids, attention_mask=mask, use_cache=False).last_hidden_state
-        # Position t is predicted from t - 1.
-        where = labels[:, 1:] != losses.IGNORE
-        logits = plain.get_output_embeddings()(hidden[:, :-1][where])
-        picked = losses.log_probability(logits, labels[:, 1:][where])
-        return torch.zeros(len(rows), device=device).index_add(0, where.nonzero()[:, 0], picked)
-
-
-def worse(row: Encoded) -> Encoded:
-    """The same prompt with the answer that is not wanted."""
-    return Encoded(row.prompt, row.rejected)
+        packed = pack(rows, self.pad)
+        row, bad, token = packed.row.to(device), packed.bad.to(device), packed.token.to(device)
+        hidden = plain.base_model(
+            packed.ids.to(device),
+            attention_mask=packed.sees.to(device),
+            position_ids=packed.positions.to(device),
+            use_cache=False,
+        ).last_hidden_state
+        logits = plain.get_output_embeddings()(hidden[row, packed.before.to(device)])
+        picked = losses.log_probability(logits, token)
+        return torch.zeros(2 * len(rows), device=device).index_add(0, 2 * row + bad, picked).view(-1, 2)
 
 
 def batches(rows: Sequence[Encoded], size: int, seed: int, epoch: int) -> list[list[int]]:
@@ -51,7 +51,7 @@ def batches(rows: Sequence[Encoded], size: int, seed: int, epoch: int) -> list[l
     chance.shuffle(order)
     made = []
     for start in range(0, len(order), WINDOW * size):
-        window = sorted(order[start : start + WINDOW * size], key=lambda i: rows[i].length)
+        window = sorted(order[start : start + WINDOW * size], key=lambda i: rows[i].width)
         made += [window[i : i + size] for i in range(0, len(window), size)]
     chance.shuffle(made)
     return made

@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from peft import LoraConfig, get_peft_model
+from peft.tuners.lora import LoraLayer
 from transformers import AutoModelForCausalLM
 
 from ram_demo.errors import UserError
@@ -73,9 +74,13 @@ class Run:
         if self.tokenizer.eos_token_id is None:
             raise UserError(f"{source.name} has no end-of-text token, so an aligner could not learn to end.")
         training, held_out, described = self._read()
-        model = AutoModelForCausalLM.from_pretrained(
-            source.path, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, local_files_only=True
-        ).to(self.accelerator.device)
+        try:
+            model = AutoModelForCausalLM.from_pretrained(
+                source.path, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, local_files_only=True,
+                attn_implementation="sdpa",  # packed rows come with a mask of their own
+            ).to(self.accelerator.device)  # fmt: skip
+        except ValueError as error:
+            raise UserError(f"{source.name} cannot be trained here: {str(error).splitlines()[0]}") from error
         self.tell(kind="stage", stage="load", done=1, total=1)
         if recipe.loss == "ram_sft":
             both = self._synthesize(model, [*training, *held_out])
@@ -204,9 +209,15 @@ class Run:
             task_type="CAUSAL_LM",
         )
         try:
-            return get_peft_model(model, config)
+            adapted = get_peft_model(model, config)
         except ValueError as error:
             raise UserError(f"lora_targets does not fit {self.source.name}: {error}") from error
+        if self.accelerator.mixed_precision == "bf16":
+            # What is frozen and multiplied in bfloat16 is cast once, not at every forward.
+            for module in adapted.modules():
+                if isinstance(module, LoraLayer) and isinstance(module.get_base_layer(), torch.nn.Linear):
+                    module.get_base_layer().to(torch.bfloat16)
+        return adapted
 
     # Before and after -------------------------------------------------------------------------------------------------
 

@@ -4,33 +4,9 @@ import json
 
 import pytest
 
-from ram_demo.decoding.trace import Step, Trace
 from ram_demo.errors import UserError
 from ram_demo.evaluation import effect
 from ram_demo.models.aligners import CARD, Card, Package, read_card
-
-
-def trace(text: str, tokens: int, done: str) -> Trace:
-    steps = tuple(Step("a", i, i, "", 0.0, False, 1, 1.0, 0.0, i, 0.0, 1.0, ()) for i in range(tokens))
-    return Trace("a", done, text, 1.0, 1.0, {"seed": 1}, steps)
-
-
-def test_medians_and_shares():
-    traces = [
-        trace("Ahoy, matey!", 4, "eos"),
-        trace("Hello there, you all", 10, "length"),
-        trace("Ye'll see", 6, "eos"),
-    ]
-    assert effect.summarise(traces, ["ahoy", "ye"]) == {
-        "median_tokens": 6,
-        "median_words": 2,
-        "ended_by_itself": 0.667,
-        "with_markers": 0.667,
-    }
-
-
-def test_a_marker_is_a_word_of_its_own():
-    assert effect.summarise([trace("Yesterday the eyes", 3, "eos")], ["ye", "yes"])["with_markers"] == 0
 
 
 def test_prompts_are_read_and_bad_files_named(tmp_path):

@@ -5,7 +5,6 @@ import pytest
 from ram_demo.errors import UserError
 from ram_demo.training import dataset
 from ram_demo.training.dataset import Encoded
-from ram_demo.training.losses import IGNORE
 from ram_demo.training.rows import Example
 from tests import tiny
 
@@ -81,7 +80,25 @@ def test_an_example_that_is_too_long_is_named_by_its_line(tokenizer):
 
 
 def test_a_batch_by_hand():
-    ids, mask, labels = dataset.collate([Encoded((5, 6), (7, 2)), Encoded((8,), (9, 4, 3, 2))], pad=0)
-    assert ids.tolist() == [[5, 6, 7, 2, 0], [8, 9, 4, 3, 2]]
-    assert mask.tolist() == [[1, 1, 1, 1, 0], [1, 1, 1, 1, 1]]
-    assert labels.tolist() == [[IGNORE, IGNORE, 7, 2, IGNORE], [IGNORE, 9, 4, 3, 2]]
+    packed = dataset.pack([Encoded((5, 6), (7, 2), (8, 2)), Encoded((8,), (9, 4, 2))], pad=0)
+    assert packed.ids.tolist() == [[5, 6, 7, 2, 8, 2], [8, 9, 4, 2, 0, 0]]
+    assert packed.positions.tolist() == [[0, 1, 2, 3, 2, 3], [0, 1, 2, 3, 0, 0]]
+    assert packed.sees[0, 0].int().tolist() == [
+        [1, 0, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0, 0],
+        [1, 1, 1, 0, 0, 0],
+        [1, 1, 1, 1, 0, 0],
+        [1, 1, 0, 0, 1, 0],
+        [1, 1, 0, 0, 1, 1],
+    ]
+    assert packed.sees[1, 0].any(-1).all(), "a row that sees nothing would be no number"
+    found = zip(packed.token.tolist(), packed.row.tolist(), packed.before.tolist(), packed.bad.tolist(), strict=True)
+    assert list(found) == [
+        (7, 0, 1, False),
+        (2, 0, 2, False),
+        (8, 0, 1, True),
+        (2, 0, 4, True),
+        (9, 1, 0, False),
+        (4, 1, 1, False),
+        (2, 1, 2, False),
+    ]
