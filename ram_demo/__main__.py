@@ -128,7 +128,8 @@ def models(as_json: Json = False) -> None:
     """What can be loaded as a proposal without a hub, and the path of what is already on disk."""
     from ram_demo.models.sources import available
 
-    for row in available(from_environment().cache):
+    settings = from_environment()
+    for row in available(settings.cache, settings.own_models):
         if as_json:
             _print_json(row)
         else:
@@ -188,6 +189,52 @@ def measure(
     else:
         for name, value in result.items():
             print(f"{name:<28} {value}")
+
+
+@app.command()
+def calibrate(
+    aligner: Annotated[str, typer.Argument(help="An aligner in the registry.")],
+    examples: Annotated[
+        Path | None, typer.Option(help="Examples that were not trained on, in any form; if not given, its own.")
+    ] = None,
+    write: Annotated[bool, typer.Option("--write/--no-write", help="Put what suits into the card.")] = True,
+    as_json: Json = False,
+) -> None:
+    """Sweep strengths and gates on held-out examples, and put what suits into the aligner's card."""
+    from dataclasses import asdict
+
+    from ram_demo import workbench
+    from ram_demo.evaluation import calibrate as calibration
+    from ram_demo.models.aligners import write_card
+
+    bench = workbench.open_workbench(from_environment(), _progress)
+    package = bench.registry.find(aligner)
+    texts = _held_out(bench.proposal.tokenizer, package.folder, examples)
+    found = calibration.calibrate(bench, aligner, texts, _progress)
+    if write:
+        write_card(package.folder, calibration.in_card(package.card, found))
+    if as_json:
+        _print_json(asdict(found))
+    else:
+        print(calibration.as_text(found))
+
+
+def _held_out(tokenizer, package: Path, examples: Path | None) -> list:
+    """Texts to calibrate on: a file's, else those that the package carries, else the shipped prompts without answers."""
+    from ram_demo.evaluation.effect import read_prompts
+    from ram_demo.evaluation.likelihood import Text
+    from ram_demo.models.proposal import encode_prompt
+    from ram_demo.settings import HELD_OUT_PROMPTS
+    from ram_demo.training import dataset, rows
+    from ram_demo.training.folder import HELD_OUT
+
+    file = examples or package / HELD_OUT
+    if examples is None and not file.is_file():
+        return [Text(encode_prompt(tokenizer, prompt), ()) for prompt in read_prompts(HELD_OUT_PROMPTS)]
+    table = rows.read(file)
+    rows.require_whole(file, table)
+    encoded = dataset.encode(tokenizer, table.examples, max_tokens=1024, leave_out=True)
+    return [Text(row.prompt, row.response) for row in encoded]
 
 
 @votes_app.command("export")

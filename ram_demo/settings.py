@@ -17,6 +17,7 @@ from ram_demo.errors import UserError
 DEFAULT_MODEL = "SmolLM2-135M-Instruct"
 DTYPES = ("auto", "float32", "bfloat16", "float16", "int8", "int4")
 SHIPPED_ALIGNERS = Path(__file__).resolve().parent.parent / "assets" / "aligners"
+HELD_OUT_PROMPTS = SHIPPED_ALIGNERS.parent / "data" / "heldout.jsonl"  # none of them is trained on
 
 VARIABLES = {
     "RAM_DEMO_DATA": "folder for the database and imported aligners",

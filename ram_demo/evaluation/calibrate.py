@@ -33,6 +33,7 @@ FREE = 0.01  # a gate that costs less of the log-likelihood than this share cost
 SELDOM = 0.05  # where nothing is known of wanted answers, a gate must close at most this often
 # The temperature at which Q = P gives pi = P, by formulas 2, 4 and 5.
 UNSHARPENED = {"product": lambda beta: 1 + beta, "par": lambda beta: beta, "ratio": lambda beta: 1.0}
+BAR = 16  # characters of a full bar
 ANSWERED = 8  # examples that are answered at each point; the likelihoods use them all
 ANSWER_TOKENS = 64
 
@@ -196,3 +197,21 @@ def _point(beta: float, tau: float | None, likely: tuple[float, float] | None, t
 def in_card(card: Card, found: Calibration) -> Card:
     """The card that recommends what was found, with the sweep that it rests on."""
     return replace(card, beta=found.beta, tau=found.tau, calibration=found.to_json())
+
+
+def as_text(found: Calibration) -> str:
+    """The sweep as a table, with the share gated as bars, and what it recommends."""
+    head = "strength  gate  gated                 likely     KL  tokens  ended  distinct-2  tokens/s"
+    lines = [head]
+    for p in found.points:
+        share = p.gated_share if p.gated_there is None else p.gated_there
+        bar = "█" * round(BAR * share) + "·" * (BAR - round(BAR * share))
+        likely = "     -" if p.log_likelihood is None else f"{p.log_likelihood:6.3f}"
+        gate = "off" if p.tau is None else f"{p.tau:g}"
+        lines.append(
+            f"{p.beta:8g}  {gate:>4}  {share:4.0%} {bar}  {likely}  {p.kl:5.2f}  {p.tokens:6g}  {p.ended:5.0%}"
+            f"  {p.distinct_2:10.2f}  {p.tokens_per_s:8.1f}"
+        )
+    gate = "off" if found.tau is None else f"{found.tau:g}"
+    lines.append(f"recommended: strength {found.beta:g}, gate {gate} (mode {found.mode}, {found.examples} examples)")
+    return "\n".join(lines)

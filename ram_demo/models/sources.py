@@ -70,8 +70,8 @@ def resolve(name: str, cache: Path, progress: Progress = silent) -> Source:
     return found or _from_hub(name, progress)
 
 
-def available(cache: Path) -> list[dict]:
-    """What can be loaded without a hub: name, origin, path on disk (None until converted) and revision."""
+def available(cache: Path, own_models: Path) -> list[dict]:
+    """What can be loaded without a hub, the user's own models last: name, origin, path on disk (None until converted) and revision."""
     rows = []
     converted = _from_cache(DEFAULT_MODEL, cache)
     if converted or _bundled_file():
@@ -83,11 +83,17 @@ def available(cache: Path) -> list[dict]:
                 "revision": converted.revision if converted else BUNDLED_SHA256[:12],
             }
         )
-    return rows + [
+    rows += [
         {"name": repo.repo_id, "origin": "cache", "path": str(rev.snapshot_path), "revision": rev.commit_hash[:12]}
         for repo in _hub_cache_repos()
         for rev in repo.revisions
         if (rev.snapshot_path / "config.json").is_file()
+    ]
+    own = sorted(own_models.iterdir()) if own_models.is_dir() else []
+    return rows + [
+        {"name": folder.name, "origin": "path", "path": str(folder), "revision": content_hash(folder)}
+        for folder in own
+        if (folder / "config.json").is_file()
     ]
 
 

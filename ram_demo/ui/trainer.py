@@ -12,6 +12,7 @@ from pathlib import Path
 import gradio as gr
 
 from ram_demo.errors import UserError
+from ram_demo.evaluation.diagnosis import diagnose
 from ram_demo.models.aligners import Registry
 from ram_demo.settings import SHIPPED_ALIGNERS
 from ram_demo.training import dataset, rows
@@ -27,6 +28,7 @@ SHIPPED_DATA = SHIPPED_ALIGNERS.parent / "data"
 FILE, VOTES = "a file of yours", "the votes collected here"
 NUMBERS = ("epochs", "batch_size", "lora_rank", "learning_rate", "held_out", "seed")
 SHOWN = 4  # examples that the preview shows
+TAIL = 48  # tokens of a prompt that it shows, the last ones
 OFF = (
     "Training is off on this page, because it can be reached by others. Its host can switch it on "
     "(`RAM_DEMO_UPLOADS`), and anybody can train on a machine of their own: `make demo`."
@@ -80,11 +82,10 @@ def build(jobs: Jobs, opening: Opening, store: VoteStore, registry: Registry, pi
         server_functions=[_board(jobs)],
     )
     with gr.Row(elem_id="run-actions"):
-        stop = gr.Button("Stop, and keep what it learnt", elem_id="stop-run")
+        stop = gr.Button("Stop and keep", elem_id="stop-run")
         resume = gr.Button("Resume", elem_id="resume-run")
         use = gr.Button("Use in Compare", variant="primary", elem_id="use-run")
         remove = gr.Button("Delete", elem_id="delete-run")
-    said = gr.Markdown("", elem_id="run-said")
 
     def file_of(chosen: str, uploaded: str | None) -> Path:
         """The examples that are meant. Raises UserError."""
@@ -115,7 +116,8 @@ def build(jobs: Jobs, opening: Opening, store: VoteStore, registry: Registry, pi
             job = jobs.start(recipe, file_of(chosen, uploaded))
         except UserError as error:
             raise gr.Error(escape(str(error)), print_exception=False) from None
-        return json.dumps({"run": job.name}), f"**{escape(job.name)}** is {job.state}."
+        gr.Info(f"{escape(job.name)} is {job.state}.")
+        return json.dumps({"run": job.name})
 
     def act(what, words: str):
         def handler(value: str) -> str:
@@ -124,7 +126,7 @@ def build(jobs: Jobs, opening: Opening, store: VoteStore, registry: Registry, pi
                 what(chosen)
             except UserError as error:
                 raise gr.Error(escape(str(error)), print_exception=False) from None
-            return f"**{escape(chosen)}** {words}."
+            gr.Info(f"{escape(chosen)} {words}.")
 
         return handler
 
@@ -139,7 +141,8 @@ def build(jobs: Jobs, opening: Opening, store: VoteStore, registry: Registry, pi
             raise gr.Error(escape(str(error)), print_exception=False) from None
         beta = registry.find(chosen).card.beta
         value = compare.picker_value(registry, {chosen: beta})
-        return value, shelf.cards_html(registry.packages()), f"**{escape(chosen)}** is chosen in Compare."
+        gr.Info(f"{escape(chosen)} is chosen in Compare, at strength {beta:g}.")
+        return value, shelf.cards_html(registry.packages())
 
     def fill(which: str):
         values = PRESETS[which][1]
@@ -150,11 +153,11 @@ def build(jobs: Jobs, opening: Opening, store: VoteStore, registry: Registry, pi
     gr.on([source.change, upload.change, held.change], look, [source, upload, held], [preview, loss], **quiet)
     preset.change(fill, preset, [epochs, batch, rank, rate], **quiet)
     numbers = [epochs, batch, rank, rate, held, seed]
-    begin.click(train, [source, upload, name, preset, loss, *numbers], [board, said], **quiet)
-    stop.click(act(jobs.stop, "is asked to stop"), board, said, **quiet)
-    resume.click(act(jobs.resume, "goes on"), board, said, **quiet)
-    remove.click(act(jobs.remove, "is deleted"), board, said, **quiet)
-    use.click(take, [board, picker], [picker, cards, said], **quiet)
+    begin.click(train, [source, upload, name, preset, loss, *numbers], board, **quiet)
+    stop.click(act(jobs.stop, "is asked to stop"), board, None, **quiet)
+    resume.click(act(jobs.resume, "goes on"), board, None, **quiet)
+    remove.click(act(jobs.remove, "is deleted"), board, None, **quiet)
+    use.click(take, [board, picker], [picker, cards], **quiet)
 
 
 def _recipe(name: str, preset: str, loss: str, numbers: dict, opening: Opening) -> Recipe:
@@ -203,14 +206,18 @@ def _chosen(value: str) -> str:
 
 def _board(jobs: Jobs):
     def board(asked: dict) -> dict:
-        """For the board, which may send one value: {run, heard}. All runs, and what one of them tells that is new."""
+        """For the board, which may send one value: {run, heard, seen}. All runs, and what one of them tells that is
+        new: events after the first `heard`, and its samples if they are not the `seen` ones."""
         everything = jobs.all()
         name, heard = asked.get("run"), asked.get("heard")
         chosen = next((job for job in everything if job.name == name), everything[0] if everything else None)
         events = chosen.folder.events() if chosen else []
         if chosen is None or chosen.name != name or not isinstance(heard, int) or not 0 <= heard <= len(events):
             heard = 0
+        samples = chosen.folder.samples() if chosen else []
         return {
+            "samples": samples if len(samples) != asked.get("seen") or not heard else None,
+            "advice": [finding.to_json() for finding in diagnose(events, samples)],
             "runs": [_line(job) for job in everything],
             "run": chosen.name if chosen else "",
             "events": events[heard:],
@@ -255,7 +262,12 @@ def _tokens(tokenizer, example: rows.Example) -> str:
     def spans(ids: tuple[int, ...], kind: str) -> str:
         return "".join(f'<span class="{kind}">{escape(tokenizer.decode([i]))}</span>' for i in ids)
 
+    prompt = spans(row.prompt, "masked")
+    if len(row.prompt) > TAIL:  # the template's own words come first, and everybody knows them
+        hidden = len(row.prompt) - TAIL
+        prompt = f'<span class="masked">({hidden} tokens before) … </span>{spans(row.prompt[hidden:], "masked")}'
+
     rejected = f"<hr>{spans(row.rejected, 'rejected')}" if row.rejected else ""
     count = len(row.prompt) + len(row.response)
-    said = spans(row.prompt, "masked") + spans(row.response, "learnt") + rejected
+    said = prompt + spans(row.response, "learnt") + rejected
     return f'<div class="example">{said}<small>{count} tokens</small></div>'

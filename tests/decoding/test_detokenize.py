@@ -109,7 +109,7 @@ def embedded_tokenizer():
     from ram_demo.models.sources import available
     from ram_demo.settings import DEFAULT_MODEL, from_environment
 
-    there = {row["name"]: row["path"] for row in available(from_environment().cache)}
+    there = {row["name"]: row["path"] for row in available(from_environment().cache, from_environment().own_models)}
     if not there.get(DEFAULT_MODEL):
         pytest.skip("the embedded model has not been unpacked here")
     return transformers.AutoTokenizer.from_pretrained(Path(there[DEFAULT_MODEL]))

@@ -194,7 +194,7 @@ def test_a_cache_that_cannot_be_written_says_so(cache, monkeypatch, tmp_path, ob
 
 
 def test_what_is_available_without_a_hub(cache, monkeypatch, tmp_path, converted):
-    (row,) = available(cache)
+    (row,) = available(cache, cache / "none")
     assert row == {
         "name": DEFAULT_MODEL,
         "origin": "cache",
@@ -205,10 +205,10 @@ def test_what_is_available_without_a_hub(cache, monkeypatch, tmp_path, converted
 
 def test_before_the_conversion_the_bundle_has_no_path(cache, monkeypatch, tmp_path):
     monkeypatch.setattr(sources, "_bundled_file", lambda: tmp_path / "bundled.gguf")
-    (row,) = available(cache)
+    (row,) = available(cache, cache / "none")
     assert (row["origin"], row["path"]) == ("bundled", None)
 
 
 def test_with_nothing_at_hand_the_list_is_empty(cache, monkeypatch):
     monkeypatch.setattr(sources, "_bundled_file", lambda: None)
-    assert available(cache) == []
+    assert available(cache, cache / "none") == []
