@@ -220,7 +220,7 @@ def calibrate(
 
 
 def _held_out(tokenizer, package: Path, examples: Path | None) -> list:
-    """Texts to calibrate on: a file's, else those that the package carries, else the shipped prompts without answers."""
+    """Texts to calibrate on: a file's, else those that the package carries, else the shipped prompts, unanswered."""
     from ram_demo.evaluation.effect import read_prompts
     from ram_demo.evaluation.likelihood import Text
     from ram_demo.models.proposal import encode_prompt

@@ -71,7 +71,8 @@ def resolve(name: str, cache: Path, progress: Progress = silent) -> Source:
 
 
 def available(cache: Path, own_models: Path) -> list[dict]:
-    """What can be loaded without a hub, the user's own models last: name, origin, path on disk (None until converted) and revision."""
+    """What can be loaded without a hub: name, origin, path on disk (None until converted) and revision. Own models come
+    last."""
     rows = []
     converted = _from_cache(DEFAULT_MODEL, cache)
     if converted or _bundled_file():
