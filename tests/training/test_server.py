@@ -77,7 +77,7 @@ def test_what_was_asked_once_is_not_asked_again(served, tmp_path):
 
 def test_a_server_that_refuses_or_is_not_there_is_said(served, tmp_path):
     url, _ = served
-    with pytest.raises(UserError, match="large at .* gave no answers: .*no such model"):
+    with pytest.raises(UserError, match=r"large at .* gave no answers: .*no such model"):
         ask(url, tmp_path, model="large")
     with pytest.raises(UserError, match="gave no answers"):
         synthesize("http://127.0.0.1:9/v1", "small", PROMPTS[:1], tiny.byte_level(), 4, 0, tmp_path, lambda *_: None)
