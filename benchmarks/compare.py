@@ -1,6 +1,6 @@
 """Everything that is measured, in one run: `python -m ram_demo bench`, or `make bench`.
 
-Peers, ours, people, prompts, forms of the weights, the roofline and the page; each room says how it measures.
+Peers, ours, people, prompts, forms of the weights, the roofline, training and the page; each room says how it measures.
 """
 
 import importlib.util
@@ -31,6 +31,12 @@ def figures(settings: Settings) -> Iterator[Figure]:
         yield from speed.swapping(bench)
         del bench
     yield from weights.formats(settings)
+    if importlib.util.find_spec("trl"):
+        from benchmarks import training
+
+        yield from training.cost(settings)
+    else:
+        print("Training was not measured: that takes requirements-dev.txt; `make bench` brings it.", file=sys.stderr)
     if not importlib.util.find_spec("playwright"):
         print("The page was not measured: that takes requirements-dev.txt; `make bench` brings it.", file=sys.stderr)
         return

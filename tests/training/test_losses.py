@@ -7,6 +7,7 @@ import torch
 from torch.distributions import Categorical
 
 from ram_demo.training import losses
+from tests import tiny
 
 
 def test_log_probabilities_are_a_categoricals():
@@ -57,3 +58,38 @@ def test_gradients_go_where_they_should():
     chosen.grad = rejected.grad = None
     losses.ram_sft(chosen, rejected, 1e-4).mean().backward()
     assert chosen.grad.tolist() == [-0.5, -0.5] and rejected.grad.tolist() == pytest.approx([5e-5, 5e-5])
+
+
+def test_dpo_is_trls(tmp_path):
+    """TRL's own trainer on a policy and a reference that differ, and ours on the very log-likelihoods it sees."""
+    from datasets import Dataset
+    from trl import DPOConfig, DPOTrainer
+
+    rows = [
+        {"prompt": "the tin", "chosen": " is an inn", "rejected": " a hat"},
+        {"prompt": "a hen", "chosen": " no", "rejected": " that is it, then"},
+    ]
+    policy, reference = tiny.model(seed=1), tiny.model(seed=2)
+    config = DPOConfig(
+        str(tmp_path), beta=0.3, per_device_train_batch_size=2, report_to="none", use_cpu=True, bf16=False,
+        disable_dropout=True, gradient_checkpointing=False,
+    )  # fmt: skip
+    trainer = DPOTrainer(
+        policy, reference, config, train_dataset=Dataset.from_list(rows), processing_class=tiny.byte_level()
+    )
+    batch = next(iter(trainer.get_train_dataloader()))
+    with torch.no_grad():
+        theirs = float(trainer.compute_loss(trainer.model, dict(batch)))
+
+    def sums(model) -> torch.Tensor:
+        """log-likelihood of each completion of the batch, the chosen ones first."""
+        ids, answer = batch["input_ids"], batch["completion_mask"][:, 1:].float()
+        with torch.no_grad():
+            logits = model(ids, attention_mask=batch["attention_mask"]).logits[:, :-1]
+        flat = losses.log_probability(logits.reshape(-1, logits.shape[-1]), ids[:, 1:].reshape(-1))
+        return (flat.view(answer.shape) * answer).sum(-1)
+
+    (chosen, rejected), (chosen_before, rejected_before) = (sums(m).chunk(2) for m in (policy, reference))
+    ours = losses.dpo(chosen, rejected, chosen_before, rejected_before, 0.3).mean()
+    assert abs(theirs - 0.6931) > 0.05, "a policy that differs from its reference"
+    assert float(ours) == pytest.approx(theirs, abs=1e-4)
