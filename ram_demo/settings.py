@@ -19,6 +19,7 @@ DTYPES = ("auto", "float32", "bfloat16", "float16", "int8", "int4")
 SHIPPED_ALIGNERS = Path(__file__).resolve().parent.parent / "assets" / "aligners"
 HELD_OUT_PROMPTS = SHIPPED_ALIGNERS.parent / "data" / "heldout.jsonl"  # none of them is trained on
 
+LOCAL = ("127.0.0.1", "localhost", "::1")  # hosts that only this machine reaches
 VARIABLES = {
     "RAM_DEMO_DATA": "folder for the database and imported aligners",
     "RAM_DEMO_CACHE": "folder for converted models",
@@ -29,6 +30,7 @@ VARIABLES = {
     "RAM_DEMO_HOST": "address to listen on",
     "RAM_DEMO_PORT": "port to listen on",
     "RAM_DEMO_UPLOADS": "on or off: may visitors import aligners",
+    "RAM_DEMO_OWNER_TOKEN": "lifts the Train tab's limits on a page that others reach",
 }
 
 
@@ -49,6 +51,12 @@ class Settings:
     on_spaces: bool
     network_volume: bool
     uploads: bool
+    owner_token: str
+
+    @property
+    def is_public(self) -> bool:
+        """Can others than this machine reach the page?"""
+        return self.host not in LOCAL
 
     @property
     def database_url(self) -> str:
@@ -88,7 +96,7 @@ def from_environment(environ=os.environ) -> Settings:
         raise UserError(f"RAM_DEMO_PORT is {port!r}; it must be a number from 1 to 65535.")
     host = environ.get("RAM_DEMO_HOST") or environ.get("GRADIO_SERVER_NAME") or "127.0.0.1"
     # A page that others can reach takes no files from them unless its host says so.
-    uploads = environ.get("RAM_DEMO_UPLOADS") or ("on" if host in ("127.0.0.1", "localhost", "::1") else "off")
+    uploads = environ.get("RAM_DEMO_UPLOADS") or ("on" if host in LOCAL else "off")
     if uploads not in ("on", "off"):
         raise UserError(f"RAM_DEMO_UPLOADS is {uploads!r}; it can be on or off.")
     return Settings(
@@ -103,4 +111,5 @@ def from_environment(environ=os.environ) -> Settings:
         on_spaces=on_spaces,
         network_volume=volume,
         uploads=uploads == "on",
+        owner_token=environ.get("RAM_DEMO_OWNER_TOKEN") or "",
     )

@@ -23,7 +23,7 @@ def test_every_variable_that_is_documented_is_read(tmp_path):
     values = {
         "RAM_DEMO_DATA": str(tmp_path / "d"), "RAM_DEMO_CACHE": str(tmp_path / "c"), "RAM_DEMO_MODEL": "some/model",
         "RAM_DEMO_DTYPE": "bfloat16", "RAM_DEMO_DEVICE": "cuda:1", "RAM_DEMO_HOST": "0.0.0.0", "RAM_DEMO_PORT": "80",
-        "RAM_DEMO_UPLOADS": "on", "RAM_DEMO_MEMORY": "1.5",
+        "RAM_DEMO_UPLOADS": "on", "RAM_DEMO_MEMORY": "1.5", "RAM_DEMO_OWNER_TOKEN": "x",
     }  # fmt: skip
     assert set(values) == set(VARIABLES)
     settings = from_environment(values)
@@ -31,6 +31,7 @@ def test_every_variable_that_is_documented_is_read(tmp_path):
     assert settings.memory == 1.5
     assert (settings.model, settings.dtype, settings.device) == ("some/model", "bfloat16", "cuda:1")
     assert (settings.host, settings.port, settings.uploads) == ("0.0.0.0", 80, True)
+    assert (settings.owner_token, settings.is_public) == ("x", True)
     assert settings.own_aligners == tmp_path / "d" / "aligners"
     assert settings.database_url == f"sqlite:///{tmp_path / 'd' / 'votes.sqlite3'}"
 

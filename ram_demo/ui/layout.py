@@ -10,6 +10,7 @@ from ram_demo.settings import SHIPPED_ALIGNERS, Settings
 from ram_demo.training.jobs import Jobs
 from ram_demo.ui import compare, shelf, trainer
 from ram_demo.ui.assets import web
+from ram_demo.ui.guard import Guard
 from ram_demo.workbench import Opening
 
 TITLE = "RAM Demo"
@@ -52,10 +53,7 @@ def build(settings: Settings, opening: Opening, runs: Runs, jobs: Jobs) -> gr.Bl
             with gr.Tab("Aligners", id="aligners"):
                 cards = shelf.build(opening, registry, picker, settings.uploads)
             with training:
-                if settings.uploads:
-                    trainer.build(jobs, opening, runs.store, registry, picker, cards)
-                else:
-                    gr.Markdown(trainer.OFF)
+                trainer.build(jobs, opening, runs.store, registry, Guard(settings, jobs), picker, cards)
 
         def look() -> tuple:
             """What may have changed since the page was built: the proposal's state, and which aligners there are."""

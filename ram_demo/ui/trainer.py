@@ -5,6 +5,7 @@ each time, so a refresh, a second tab or a restart shows the same. Trains nothin
 """
 
 import json
+import secrets
 import tempfile
 from html import escape
 from pathlib import Path
@@ -21,6 +22,7 @@ from ram_demo.training.presets import PRESETS
 from ram_demo.training.recipe import LOSSES, Recipe, checked
 from ram_demo.ui import compare, shelf
 from ram_demo.ui.assets import web
+from ram_demo.ui.guard import LIMITS, Guard
 from ram_demo.votes import VoteStore, preferences
 from ram_demo.workbench import Opening
 
@@ -29,10 +31,6 @@ FILE, VOTES = "a file of yours", "the votes collected here"
 NUMBERS = ("epochs", "batch_size", "lora_rank", "learning_rate", "held_out", "seed")
 SHOWN = 4  # examples that the preview shows
 TAIL = 48  # tokens of a prompt that it shows, the last ones
-OFF = (
-    "Training is off on this page, because it can be reached by others. Its host can switch it on "
-    "(`RAM_DEMO_UPLOADS`), and anybody can train on a machine of their own: `make demo`."
-)
 LOSS_WORDS = {
     "ram_sft": "ram_sft: towards the examples, away from what the proposal says",
     "ram_dpo": "ram_dpo: the chosen answer over the rejected one",
@@ -41,9 +39,22 @@ LOSS_WORDS = {
 }
 
 
-def build(jobs: Jobs, opening: Opening, store: VoteStore, registry: Registry, picker: gr.HTML, cards: gr.HTML) -> None:
+def build(
+    jobs: Jobs,
+    opening: Opening,
+    store: VoteStore,
+    registry: Registry,
+    guard: Guard,
+    picker: gr.HTML,
+    cards: gr.HTML,
+) -> None:
     """Lay out the tab and wire its events. picker and cards: where a new aligner shows."""
     shipped = sorted(file.stem for file in SHIPPED_DATA.glob("*.jsonl") if file.stem != "heldout")
+    if guard.is_needed:
+        gr.Markdown(LIMITS, elem_id="limits")
+    token = gr.Textbox(
+        label="Owner's token", type="password", max_lines=1, visible=guard.is_needed, elem_id="owner-token"
+    )
     with gr.Row(elem_classes="train"):
         with gr.Column(scale=5):
             gr.Markdown("### 1. Examples", elem_classes="heading")
@@ -87,9 +98,10 @@ def build(jobs: Jobs, opening: Opening, store: VoteStore, registry: Registry, pi
         use = gr.Button("Use in Compare", variant="primary", elem_id="use-run")
         remove = gr.Button("Delete", elem_id="delete-run")
 
-    def file_of(chosen: str, uploaded: str | None) -> Path:
+    def file_of(chosen: str, uploaded: str | None, key: str) -> Path:
         """The examples that are meant. Raises UserError."""
         if chosen == VOTES:
+            guard.require_owner(key, "Training on the votes")
             return _votes(store)
         if chosen in shipped:
             return SHIPPED_DATA / f"{chosen}.jsonl"
@@ -97,32 +109,36 @@ def build(jobs: Jobs, opening: Opening, store: VoteStore, registry: Registry, pi
             raise UserError("Choose a file with examples first.")
         return Path(uploaded)
 
-    def look(chosen: str, uploaded: str | None, share: float):
+    def look(chosen: str, uploaded: str | None, share: float, key: str):
         """The preview, and the loss that such data is for."""
         if chosen == FILE and not uploaded:
             return _nothing(), gr.update()
         try:
-            table = rows.read(file_of(chosen, uploaded))
+            table = rows.read(file_of(chosen, uploaded, key))
             html = _preview(table, opening.wait().proposal.tokenizer, share)
         except UserError as error:
             return f'<p class="problem">{escape(str(error))}</p>', gr.update()
         has_pairs = all(example.rejected is not None for example in table.examples)
         return html, "ram_dpo" if has_pairs else "ram_sft"
 
-    def train(chosen, uploaded, label, which, objective, *numbers):
+    def train(request: gr.Request, chosen, uploaded, label, which, objective, key, *numbers):
         try:
             values = dict(zip(NUMBERS, numbers, strict=True))
             recipe = _recipe(str(label).strip(), which, objective, values, opening)
-            job = jobs.start(recipe, file_of(chosen, uploaded))
+            if any(package.shipped and package.name == recipe.name for package in registry.packages()):
+                raise UserError(f"{recipe.name} is an aligner that comes with the demo; choose another name.")
+            name = guard.start(key, _visit(request), recipe, file_of(chosen, uploaded, key))
+            job = jobs.find(name)
         except UserError as error:
             raise gr.Error(escape(str(error)), print_exception=False) from None
         gr.Info(f"{escape(job.name)} is {job.state}.")
         return json.dumps({"run": job.name})
 
     def act(what, words: str):
-        def handler(value: str) -> str:
+        def handler(request: gr.Request, value: str, key: str) -> None:
             try:
                 chosen = _chosen(value)
+                guard.require(key, _visit(request), chosen)
                 what(chosen)
             except UserError as error:
                 raise gr.Error(escape(str(error)), print_exception=False) from None
@@ -130,10 +146,11 @@ def build(jobs: Jobs, opening: Opening, store: VoteStore, registry: Registry, pi
 
         return handler
 
-    def take(value: str, picked: dict):
-        """Put the run's aligner among the user's, choose it in Compare, and go there."""
+    def take(request: gr.Request, value: str, key: str):
+        """Put the run's aligner among the user's, and choose it in Compare."""
         try:
             chosen = _chosen(value)
+            guard.require(key, _visit(request), chosen)
             bench = opening.wait()
             bench.unload(chosen)  # an older one of this name
             jobs.use(chosen)
@@ -150,14 +167,14 @@ def build(jobs: Jobs, opening: Opening, store: VoteStore, registry: Registry, pi
 
     quiet = {"show_progress": "hidden", "api_visibility": "private"}
     source.change(lambda s: gr.update(visible=s == FILE), source, upload, **quiet)
-    gr.on([source.change, upload.change, held.change], look, [source, upload, held], [preview, loss], **quiet)
+    gr.on([source.change, upload.change, held.change], look, [source, upload, held, token], [preview, loss], **quiet)
     preset.change(fill, preset, [epochs, batch, rank, rate], **quiet)
     numbers = [epochs, batch, rank, rate, held, seed]
-    begin.click(train, [source, upload, name, preset, loss, *numbers], board, **quiet)
-    stop.click(act(jobs.stop, "is asked to stop"), board, None, **quiet)
-    resume.click(act(jobs.resume, "goes on"), board, None, **quiet)
-    remove.click(act(jobs.remove, "is deleted"), board, None, **quiet)
-    use.click(take, [board, picker], [picker, cards], **quiet)
+    begin.click(train, [source, upload, name, preset, loss, token, *numbers], board, **quiet)
+    stop.click(act(jobs.stop, "is asked to stop"), [board, token], None, **quiet)
+    resume.click(act(jobs.resume, "goes on"), [board, token], None, **quiet)
+    remove.click(act(jobs.remove, "is deleted"), [board, token], None, **quiet)
+    use.click(take, [board, token], [picker, cards], **quiet)
 
 
 def _recipe(name: str, preset: str, loss: str, numbers: dict, opening: Opening) -> Recipe:
@@ -189,6 +206,11 @@ def _votes(store: VoteStore) -> Path:
     if not count:
         raise UserError("No vote here says yet which of two answers is better: compare, vote, and come back.")
     return file
+
+
+def _visit(request: gr.Request) -> str:
+    """This visit of the page; without one, none that has started anything."""
+    return request.session_hash or secrets.token_hex()
 
 
 def _chosen(value: str) -> str:
