@@ -52,13 +52,14 @@ function curves() {
   const smooth = [];
   losses.forEach(([, loss], i) => smooth.push(i ? 0.85 * smooth[i - 1] + 0.15 * loss : loss));
   const all = [...losses.map((p) => p[1]), ...held.map((p) => p.loss)].filter(Number.isFinite);
-  const highest = 1.06 * Math.max(...all, 1e-6);
+  const highest = 1.03 * Math.max(...all, 1e-6);
+  const lowest = Math.min(...all) > 0.3 * highest ? 0.95 * Math.min(...all) : 0;
   const x = (step) => edge.left + ((width - edge.left - edge.right) * step) / total;
-  const y = (loss) => height - edge.bottom - ((height - edge.top - edge.bottom) * Math.max(0, loss)) / highest;
+  const y = (loss) => height - edge.bottom - ((height - edge.top - edge.bottom) * Math.max(0, loss - lowest)) / (highest - lowest);
   const words = `Loss at step ${last.step.step} of ${total}: ${last.step.loss.toFixed(2)}` + (held.length ? `; held out: ${held.at(-1).loss.toFixed(2)}` : "");
   const plot = draw("svg", { width, height, role: "img", "aria-label": words });
-  const up = tick(highest, 4);
-  for (let loss = 0; loss <= highest; loss += up)
+  const up = tick(highest - lowest, 4);
+  for (let loss = Math.ceil(lowest / up) * up; loss <= highest; loss += up)
     plot.append(
       draw("line", { class: "grid", x1: edge.left, x2: width - edge.right, y1: y(loss), y2: y(loss) }),
       draw("text", { x: edge.left - 6, y: y(loss) + 4, "text-anchor": "end" }, String(+loss.toFixed(6)))

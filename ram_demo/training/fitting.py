@@ -21,7 +21,7 @@ from ram_demo.training import checkpoints, losses
 from ram_demo.training.checkpoints import State
 from ram_demo.training.dataset import Encoded
 from ram_demo.training.folder import RunFolder
-from ram_demo.training.recipe import Recipe
+from ram_demo.training.recipe import PREFERENCES, Recipe
 from ram_demo.training.scoring import Scorer, batches
 
 SCORED = 8  # rows a forward where nothing is learnt
@@ -166,7 +166,8 @@ class Fit:
             each, better, bad = self._objective(part, before)
             found += each.tolist()
             likelihood += float(better.sum())
-            right += [] if bad is None else losses.accuracy(better, bad).tolist()
+            if self.recipe.loss in PREFERENCES:
+                right += losses.accuracy(better, bad).tolist()
         look = {
             "loss": statistics.fmean(found),
             "nats_a_token": -likelihood / sum(len(row.response) for row in held_out),

@@ -32,10 +32,10 @@ NUMBERS = ("epochs", "batch_size", "lora_rank", "learning_rate", "held_out", "se
 SHOWN = 4  # examples that the preview shows
 TAIL = 48  # tokens of a prompt that it shows, the last ones
 LOSS_WORDS = {
-    "ram_sft": "ram_sft: towards the examples, away from what the proposal says",
-    "ram_dpo": "ram_dpo: the chosen answer over the rejected one",
-    "sft": "sft: towards the examples (baseline)",
-    "dpo": "dpo: chosen over rejected, against the start (baseline)",
+    "ram_sft": "ram_sft: towards the examples",
+    "ram_dpo": "ram_dpo: chosen over rejected",
+    "sft": "sft: examples alone (baseline)",
+    "dpo": "dpo: chosen over rejected (baseline)",
 }
 
 
@@ -49,7 +49,7 @@ def build(
     cards: gr.HTML,
 ) -> None:
     """Lay out the tab and wire its events. picker and cards: where a new aligner shows."""
-    shipped = sorted(file.stem for file in SHIPPED_DATA.glob("*.jsonl") if file.stem != "heldout")
+    shipped = sorted(file.stem for file in SHIPPED_DATA.glob("*.jsonl") if not file.stem.startswith("heldout"))
     if guard.is_needed:
         gr.Markdown(LIMITS, elem_id="limits")
     token = gr.Textbox(
@@ -60,7 +60,7 @@ def build(
             gr.Markdown("### 1. Examples", elem_classes="heading")
             source = gr.Radio([FILE, *shipped, VOTES], value=FILE, show_label=False, container=False, elem_id="source")
             upload = gr.File(
-                label="JSONL: prompt and completion; prompt, chosen, rejected; HH transcripts; or Alpaca's columns",
+                label="JSONL in the form of TRL, HH or Alpaca",
                 file_types=[".jsonl", ".json"], type="filepath", height=120, elem_id="examples-file",
             )  # fmt: skip
             preview = gr.HTML(_nothing(), elem_id="preview", label="preview")
@@ -84,6 +84,12 @@ def build(
                     held = gr.Number(0.1, label="Held out, share of prompts", minimum=0, maximum=0.9)
                     seed = gr.Number(0, label="Seed", precision=0, minimum=0)
             begin = gr.Button("Train", variant="primary", elem_id="train")
+    gr.Markdown("### 3. Runs", elem_classes="heading")
+    with gr.Row(elem_id="run-actions"):
+        stop = gr.Button("Stop and keep", size="sm", elem_id="stop-run")
+        resume = gr.Button("Resume", size="sm", elem_id="resume-run")
+        use = gr.Button("Use in Compare", variant="primary", size="sm", elem_id="use-run")
+        remove = gr.Button("Delete", size="sm", elem_id="delete-run")
     board = gr.HTML(
         json.dumps({"run": ""}),
         html_template=web("trainer.html"),
@@ -92,11 +98,6 @@ def build(
         label="runs",
         server_functions=[_board(jobs)],
     )
-    with gr.Row(elem_id="run-actions"):
-        stop = gr.Button("Stop and keep", elem_id="stop-run")
-        resume = gr.Button("Resume", elem_id="resume-run")
-        use = gr.Button("Use in Compare", variant="primary", elem_id="use-run")
-        remove = gr.Button("Delete", elem_id="delete-run")
 
     def file_of(chosen: str, uploaded: str | None, key: str) -> Path:
         """The examples that are meant. Raises UserError."""
@@ -191,7 +192,7 @@ def _recipe(name: str, preset: str, loss: str, numbers: dict, opening: Opening) 
         description=f"Trained here, from the {preset} preset.",
         data="",
         data_license="the trainer's own",
-        base=opening.wait().proposal.source.name,
+        base=opening.wait().settings.model,
         loss=loss,
         **{**PRESETS[preset][1], **whole, **parts, "lora_alpha": 2 * whole["lora_rank"]},
     )
