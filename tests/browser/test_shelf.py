@@ -18,7 +18,7 @@ def test_an_imported_zip_is_on_the_shelf_and_in_compare(page: Page, app: App, tm
         for file in folder.iterdir():
             archive.write(file, file.name)
     page.get_by_role("tab", name="Aligners").click()
-    expect(page.locator(".cards article")).to_have_count(4)  # two shipped, two of the user's own
+    expect(page.locator(".cards article")).to_have_count(6)  # four shipped, two of the user's own
     page.locator("#upload input[type=file]").set_input_files(tmp_path / "guest.zip")
     expect(page.locator("#imported")).to_contain_text("Imported guest")
     expect(page.locator(".cards article", has_text="guest")).to_contain_text("<img src=x onerror=window.hacked=1>")
