@@ -24,12 +24,22 @@ bench: browser
 # Words by which a pirate is told.
 PIRATE_MARKERS := arr ahoy aye ye yer matey mateys hearty hearties landlubber savvy avast
 
-# Retrains the shipped aligners from the data, with fixed seeds, and measures them on prompts they have not seen.
+HELD_OUT := assets/data/heldout.jsonl
+
+# Retrains the shipped aligners from the data, with fixed seeds, and measures them on prompts they have not seen. The
+# data of `harmless` are not shipped: `make aligners HARMLESS=file`; its recipe names where they can be had.
 aligners: .venv/.installed
 	$(VENV_PYTHON) -m ram_demo train assets/recipes/concise.yaml --out assets/aligners/concise
-	$(VENV_PYTHON) -m ram_demo measure concise --prompts assets/data/heldout.jsonl --write
+	$(VENV_PYTHON) -m ram_demo measure concise --prompts $(HELD_OUT) --write
 	$(VENV_PYTHON) -m ram_demo train assets/recipes/pirate.yaml --out assets/aligners/pirate
-	$(VENV_PYTHON) -m ram_demo measure pirate --prompts assets/data/heldout.jsonl --write $(PIRATE_MARKERS:%=--marker %)
+	$(VENV_PYTHON) -m ram_demo measure pirate --prompts $(HELD_OUT) --write $(PIRATE_MARKERS:%=--marker %)
+	$(VENV_PYTHON) -m ram_demo train assets/recipes/tldr.yaml --out assets/aligners/tldr
+	$(VENV_PYTHON) -m ram_demo measure tldr --prompts assets/data/heldout_tldr.jsonl --write
+ifdef HARMLESS
+	$(VENV_PYTHON) -m ram_demo train assets/recipes/harmless.yaml --data $(HARMLESS) --out assets/aligners/harmless
+	$(VENV_PYTHON) -m ram_demo measure harmless --prompts $(HELD_OUT) --write
+endif
+	rm -rf assets/aligners/*.run
 
 # Gets a browser for the tests where there is none. Never fails: the browser tests say what its absence means.
 browser: .venv/.installed-dev

@@ -13,7 +13,9 @@ ALIKE = 0.6
 # The capitals of Australia and of Canada are asked for in nearly the same words, and are two questions.
 TRAINED_ON = 0.75
 
-each_set = pytest.mark.parametrize("name", ["concise", "pirate"])
+HELD_OUT = {"concise": "heldout", "pirate": "heldout", "tldr": "heldout_tldr"}  # what each is measured on
+
+each_set = pytest.mark.parametrize("name", HELD_OUT)
 
 
 def rows(name: str) -> list[dict]:
@@ -70,9 +72,10 @@ def test_the_prompts_follow_no_template(name):
     assert count <= 0.1 * len(examples), f"{count} of {len(examples)} begin with {' '.join(opening)!r}"
 
 
-def test_the_held_out_prompts_are_forty_different_ones():
-    held_out = rows("heldout")
-    assert len(held_out) == 40
+@pytest.mark.parametrize("name", sorted(set(HELD_OUT.values())))
+def test_the_held_out_prompts_are_sixty_different_ones(name):
+    held_out = rows(name)
+    assert len(held_out) >= 60
     assert all(set(row) == {"prompt"} and row["prompt"].strip() for row in held_out)
     assert not [pair for pair in combinations((row["prompt"] for row in held_out), 2) if jaccard(*pair) >= 0.75]
 
@@ -80,5 +83,13 @@ def test_the_held_out_prompts_are_forty_different_ones():
 @each_set
 def test_no_held_out_prompt_was_trained_on(name):
     trained = [row["prompt"] for row in rows(name)]
-    seen = [(row["prompt"], t) for row in rows("heldout") for t in trained if jaccard(row["prompt"], t) >= TRAINED_ON]
-    assert not seen
+    held_out = [row["prompt"] for row in rows(HELD_OUT[name])]
+    assert not [(row, t) for row in held_out for t in trained if jaccard(row, t) >= TRAINED_ON]
+
+
+def test_each_summary_is_one_sentence_of_at_most_thirty_words_and_shorter_than_its_post():
+    for number, row in enumerate(rows("tldr"), 1):
+        told = row["completion"]
+        assert len(told.split()) <= 30, f"line {number}"
+        assert told.endswith(".") and not re.search(r"[.!?]\s", told), f"line {number}"
+        assert len(told.split()) < 0.6 * len(row["prompt"].split()), f"line {number}"

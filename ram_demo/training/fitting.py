@@ -110,14 +110,13 @@ class Fit:
 
         Returns its part of the step's loss."""
         share = batch[self.accelerator.process_index :: self.accelerator.num_processes]
-        part = torch.zeros((), device=self.accelerator.device)
-        if share:
-            each, _, _ = self._objective(
-                [training[i] for i in share], None if references is None else references[share]
-            )
-            # accelerate averages the gradients of its processes; the whole batch's mean is what is wanted.
-            part = each.sum() * self.accelerator.num_processes / (len(batch) * parts)
-            self.accelerator.backward(part)
+        # Every process must come to the exchange of gradients: one without a share brings the batch's first row, times 0.
+        scored = share or batch[:1]
+        each, _, _ = self._objective([training[i] for i in scored], None if references is None else references[scored])
+        # accelerate averages the gradients of its processes; the whole batch's mean is what is wanted.
+        weight = self.accelerator.num_processes / (len(batch) * parts) if share else 0.0
+        part = each.sum() * weight
+        self.accelerator.backward(part)
         return float(self.accelerator.reduce(part.detach(), "mean"))
 
     def _objective(self, batch: list[Encoded], references: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -209,4 +208,5 @@ class Fit:
             peak_memory=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             trainable=trained,
             parameters=everything,
+            processes=self.accelerator.num_processes,
         )

@@ -165,11 +165,15 @@ def checked(recipe: Recipe, where: str) -> Recipe:
 
 
 def _typed(name: str, value, wanted, file: Path):
-    """YAML's own types, with whole numbers accepted as floats and lists as tuples."""
+    """YAML's own types, with whole numbers accepted as floats and lists as tuples. 2e-4, without a dot, is text to YAML
+    1.1 and a number to people."""
     if name == "lora_targets" and isinstance(value, list) and all(isinstance(v, str) for v in value):
         return tuple(value)
-    if wanted in (float, float | None) and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+    if wanted in (float, float | None) and isinstance(value, int | str) and not isinstance(value, bool):
+        try:
+            return float(value)
+        except ValueError:
+            raise UserError(f"{file}: {name} is {value!r}, which is no number.") from None
     if name != "lora_targets" and isinstance(value, wanted) and (wanted is bool or not isinstance(value, bool)):
         return value
     raise UserError(f"{file}: {name} is {value!r}, which is not of the kind it must be.")

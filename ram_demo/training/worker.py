@@ -7,7 +7,11 @@ knows it writes into the folder (`folder.py`). What the work is, `stages.py` kno
 import os
 import sys
 from dataclasses import asdict
+from datetime import timedelta
 from pathlib import Path
+
+import torch
+from accelerate import PartialState
 
 from ram_demo.errors import UserError
 from ram_demo.models.aligners import CARD
@@ -29,10 +33,12 @@ def work(folder: RunFolder, settings: Settings, tell: Tell = lambda **_: None) -
     """
 
     def both(**event) -> None:
-        folder.tell(**event)
-        tell(**event)
+        if _is_first():
+            folder.tell(**event)
+            tell(**event)
 
-    folder.work_on(os.getpid())
+    if _is_first():
+        folder.work_on(os.getpid())
     try:
         both(kind="started")
         Run(folder, settings, both).carry_out()
@@ -45,7 +51,8 @@ def work(folder: RunFolder, settings: Settings, tell: Tell = lambda **_: None) -
     else:
         how, note = "done", ""
     finally:
-        folder.leave()
+        if _is_first():
+            folder.leave()
     both(kind="ended", how=how, note=note)
     return how
 
@@ -69,19 +76,33 @@ def train(
     if out.exists() and not (out / CARD).is_file() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} is there already and is no aligner, so it is not replaced; name another folder.")
     folder = RunFolder(run)
-    if folder.is_worked_on:
+    if _is_first() and folder.is_worked_on:
         raise UserError(f"{out.name} is being trained by another process; stop it, or name another folder.")
     if not resume:
-        folder = RunFolder.create(folder.path, asdict(recipe), data, max_steps)
+        if _is_first():
+            RunFolder.create(folder.path, asdict(recipe), data, max_steps)
+        _state().wait_for_everyone()
     elif not folder.path.is_dir():
         raise UserError(f"There is no run at {folder.path} to resume.")
     elif Recipe.from_json(folder.config()["recipe"]) != recipe:
         raise UserError("The recipe is not the one that the run was started with; start anew, without --resume.")
-    folder.queue()
+    if _is_first():
+        folder.queue()
     how = work(folder, settings, tell)
-    if folder.result:
+    if folder.result and _is_first():
         put(folder.result, out)
     return how
+
+
+def _state() -> PartialState:
+    """How many processes share this run, by accelerate. They wait for each other as long as the longest stage takes
+    that one of them does alone."""
+    return PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(days=1))
+
+
+def _is_first() -> bool:
+    """Of several processes, the first alone writes."""
+    return _state().is_main_process
 
 
 def main(path: str) -> int:

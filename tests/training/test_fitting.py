@@ -188,21 +188,25 @@ worker.work(RunFolder(Path(sys.argv[1])), from_environment(), tell)
 """
 
 
+# So called, accelerate starts one process a GPU, and where there is none, so many on the processor.
+LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+LAUNCH += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "-m"]
+
+
 def test_two_processes_learn_what_one_learns(recipe, data, settings, tmp_path):
     wanted = replace(recipe, batch_size=4, accumulate=2, epochs=2)
     one, two = (begin(tmp_path / name, wanted, data) for name in ("one", "two"))
     worker.work(one, settings)
     places = {"RAM_DEMO_DATA": str(settings.data), "RAM_DEMO_CACHE": str(settings.cache)}
     env = {**os.environ, **places, "OMP_NUM_THREADS": "1"}
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
-    launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
-    launch += ["-m", "ram_demo.training.worker", str(two.path)]
-    done = subprocess.run(launch, env=env, capture_output=True, text=True, timeout=PATIENCE)
+    done = subprocess.run([*LAUNCH, "ram_demo.training.worker", str(two.path)], env=env, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr[-2000:]
     assert curve(two).keys() == curve(one).keys()
     for step, loss in curve(one).items():
         assert curve(two)[step] == pytest.approx(loss, rel=1e-2)
-    assert [e["kind"] for e in two.events()].count("started") == 1, "of several processes one writes"
+    kinds = [e["kind"] for e in two.events()]
+    assert kinds.count("started") == 1, "of several processes one writes"
+    assert two.events()[kinds.index("cost")]["processes"] == 2
 
 
 def test_the_course_of_the_learning_rate():
@@ -217,3 +221,18 @@ def test_losses_that_need_rejected_answers_say_so(recipe, data, settings, tmp_pa
     with pytest.raises(UserError, match="ram_dpo needs a rejected answer"):
         worker.work(folder, settings)
     assert folder.events()[-1]["how"] == "failed" and "rejected answer" in folder.events()[-1]["note"]
+
+
+def test_the_command_line_trains_in_two_processes(recipe, data, settings, tmp_path):
+    file = tmp_path / "short.yaml"
+    file.write_text(json.dumps({k: v for k, v in asdict(recipe).items() if v is not None}))
+    places = {"RAM_DEMO_DATA": str(settings.data), "RAM_DEMO_CACHE": str(settings.cache)}
+    launch = [*LAUNCH, "ram_demo", "train", str(file)]
+    launch += ["--data", str(data), "--out", str(tmp_path / "made"), "--max-steps", "3"]
+    env = {**os.environ, **places, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(launch, env=env, capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "made" / "adapter_model.safetensors").is_file()
+    told = RunFolder(tmp_path / "made.run").events()
+    assert [e["kind"] for e in told].count("started") == [e["kind"] for e in told].count("ended") == 1
+    assert [e["step"] for e in told if e["kind"] == "step"] == [1, 2, 3]
