@@ -110,7 +110,7 @@ class Fit:
 
         Returns its part of the step's loss."""
         share = batch[self.accelerator.process_index :: self.accelerator.num_processes]
-        # Every process must come to the exchange of gradients: one without a share brings the batch's first row, times 0.
+        # Every process must come to the exchange of gradients: one without a share brings the first row, times zero.
         scored = share or batch[:1]
         each, _, _ = self._objective([training[i] for i in scored], None if references is None else references[scored])
         # accelerate averages the gradients of its processes; the whole batch's mean is what is wanted.

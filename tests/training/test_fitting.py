@@ -199,7 +199,8 @@ def test_two_processes_learn_what_one_learns(recipe, data, settings, tmp_path):
     worker.work(one, settings)
     places = {"RAM_DEMO_DATA": str(settings.data), "RAM_DEMO_CACHE": str(settings.cache)}
     env = {**os.environ, **places, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*LAUNCH, "ram_demo.training.worker", str(two.path)], env=env, capture_output=True, text=True, timeout=PATIENCE)
+    launch = [*LAUNCH, "ram_demo.training.worker", str(two.path)]
+    done = subprocess.run(launch, env=env, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr[-2000:]
     assert curve(two).keys() == curve(one).keys()
     for step, loss in curve(one).items():
