@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 from peft import PeftModel, get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from ram_demo.errors import UserError
 from ram_demo.models import lora
@@ -36,39 +37,65 @@ class State:
         self.looks = {"examples": examples, "before": rounded, **self.looks, "after": rounded}
 
 
-def save(model: nn.Module, optimiser: torch.optim.Optimizer, state: State, folder: Path) -> None:
-    """Everything that going on needs; the weights in full precision."""
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    save_file({name: p.detach().contiguous() for name, p in trained.items()}, folder / WEIGHTS)
-    moments = {
-        f"{name}|{key}": value.detach().contiguous()
-        for name, p in trained.items()
-        for key, value in optimiser.state.get(p, {}).items()
+def parts(model: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, dict[str, Tensor]]:
+    """What going on needs, by file: the weights that are trained, in full precision, and the optimiser's moments.
+
+    Where processes hold a share each (FSDP), all of them must ask; each gets the whole.
+    """
+    trained = _trained(model)
+    return {
+        WEIGHTS: {name: _whole(p) for name, p in trained.items()},
+        OPTIMISER: {
+            f"{name}|{key}": _whole(value)
+            for name, p in trained.items()
+            for key, value in optimiser.state.get(p, {}).items()
+        },
     }
-    save_file(moments, folder / OPTIMISER)
+
+
+def save(found: dict[str, dict[str, Tensor]], state: State, folder: Path) -> None:
+    """found: from `parts`."""
+    for file, tensors in found.items():
+        save_file(tensors, folder / file)
     write_json(folder / STATE, asdict(state))
 
 
 def load(model: nn.Module, optimiser: torch.optim.Optimizer, folder: Path) -> State:
     """Put a model and its optimiser where the checkpoint left them. Raises UserError if it is of another model."""
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    trained = _trained(model)
     weights, moments = load_file(folder / WEIGHTS), load_file(folder / OPTIMISER)
     if weights.keys() != trained.keys():
         raise UserError(f"The checkpoint {folder.name} is of another model or recipe than this run's.")
     with torch.no_grad():
         for name, p in trained.items():
-            p.copy_(weights[name])
+            p.copy_(_as(p, weights[name]))
     for key, value in moments.items():
         name, what = key.rsplit("|", 1)
-        p = trained[name]
-        optimiser.state[p][what] = value if what == "step" else value.to(p.device)
+        optimiser.state[trained[name]][what] = value if what == "step" else _as(trained[name], value)
     return State(**json.loads((folder / STATE).read_text()))
 
 
-def write_package(model: nn.Module, card: Card, folder: Path) -> None:
-    """The aligner's package in an empty folder. An adapter is float16: half the size, 11 bits of mantissa."""
+def _trained(model: nn.Module) -> dict[str, nn.Parameter]:
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    """The tensor, gathered if it is spread over processes."""
+    return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach().contiguous()
+
+
+def _as(p: Tensor, whole: Tensor) -> Tensor:
+    """A whole tensor placed as the weight p is: on its device, and spread as it is."""
+    whole = whole.to(p.device)
+    return distribute_tensor(whole, p.device_mesh, p.placements) if isinstance(p, DTensor) else whole
+
+
+def write_package(model: nn.Module, weights: dict[str, Tensor], card: Card, folder: Path) -> None:
+    """The aligner's package in an empty folder. An adapter is float16: half the size, 11 bits of mantissa. weights: the
+    trained ones, whole, by the model's names (`parts`)."""
     if isinstance(model, PeftModel):
-        tensors = {k: v.to(torch.float16).contiguous() for k, v in get_peft_model_state_dict(model).items()}
+        adapter = get_peft_model_state_dict(model, state_dict=weights)
+        tensors = {k: v.to(torch.float16) for k, v in adapter.items()}
         if not all(tensor.isfinite().all() for tensor in tensors.values()):
             raise UserError("The training diverged: the weights it left are not finite. Lower learning_rate.")
         save_file(tensors, folder / lora.WEIGHTS, metadata={"format": "pt"})
@@ -76,5 +103,5 @@ def write_package(model: nn.Module, card: Card, folder: Path) -> None:
         config.base_model_name_or_path, config.inference_mode = card.base, True
         config.save_pretrained(folder)
     else:
-        model.save_pretrained(folder)
+        model.save_pretrained(folder, state_dict=weights)
     write_card(folder, card)

@@ -50,18 +50,23 @@ class Fit:
         tell: Callable[..., None],
         model: nn.Module,
         pad: int,
-        write: Callable[[State, Path], None],
+        write: Callable[[State, dict[str, Tensor], Path], None],
         shown: Callable[[int], None],
         wishes: RunFolder,
     ):
         self.shown, self.wishes = shown, wishes
         self.recipe, self.folder, self.accelerator, self.tell, self.write = recipe, folder, accelerator, tell, write
         self.model = model
+        optimiser = torch.optim.AdamW(
+            [p for p in model.parameters() if p.requires_grad],
+            lr=recipe.learning_rate,
+            weight_decay=recipe.weight_decay,
+        )
+        self.scorer, self.optimiser = accelerator.prepare(Scorer(model, pad), optimiser)
+        # Only now: where processes hold a share each, these are other parameters than before.
         self.weights = [p for p in model.parameters() if p.requires_grad]
-        self.optimiser = torch.optim.AdamW(self.weights, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
         done = folder.checkpoints()
         self.state = checkpoints.load(model, self.optimiser, done[-1]) if done else State()
-        self.scorer = accelerator.prepare(Scorer(model, pad))
 
     def run(self, training: list[Encoded], held_out: list[Encoded], max_steps: int | None) -> State:
         """To the end. Raises Stopped where it was asked to stop, UserError where it diverged."""
@@ -181,10 +186,11 @@ class Fit:
         is_best = loss is not None and (state.best is None or loss < state.best)
         if is_best:
             state.best = loss
+        found = checkpoints.parts(self.model, self.optimiser)  # by all processes: each may hold a share
         if self.accelerator.is_main_process:
             with self.folder.checkpoint(state.step) as place:
-                checkpoints.save(self.model, self.optimiser, state, place)
-                self.write(state, place)
+                checkpoints.save(found, state, place)
+                self.write(state, found[checkpoints.WEIGHTS], place)
             if is_best:
                 self.folder.keep_best(self.folder.checkpoints()[-1])
             self.shown(state.step)

@@ -22,11 +22,17 @@ class Scorer(nn.Module):
     def __init__(self, model: nn.Module, pad: int):
         super().__init__()
         self.model, self.pad = model, pad
+        self._no_split_modules = self._plain._no_split_modules  # by these accelerate cuts what processes share (FSDP)
+
+    @property
+    def _plain(self) -> nn.Module:
+        """The causal LM; under PEFT with the adapter in it."""
+        return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
 
     def forward(self, rows: Sequence[Encoded]) -> Tensor:
         """log Q(y+ | prompt) and log Q(y- | prompt) of each row, summed over their tokens: float32 [B, 2]; the second
         is 0 where there is no y-."""
-        plain = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        plain = self._plain
         device = plain.device
         packed = pack(rows, self.pad)
         row, bad, token = packed.row.to(device), packed.bad.to(device), packed.token.to(device)

@@ -89,10 +89,10 @@ class Run:
         torch.manual_seed(recipe.seed)
         model = self._trainable(model)
 
-        def write(state: State, place: Path) -> None:
+        def write(state: State, weights: dict[str, torch.Tensor], place: Path) -> None:
             package = place / PACKAGE
             package.mkdir()
-            checkpoints.write_package(model, self._card(described, state), package)
+            checkpoints.write_package(model, weights, self._card(described, state), package)
             if recipe.method == "full":
                 self.tokenizer.save_pretrained(package)
             if not recipe.data_source:  # data that are had elsewhere do not travel with the aligner

@@ -210,6 +210,63 @@ def test_two_processes_learn_what_one_learns(recipe, data, settings, tmp_path):
     assert two.events()[kinds.index("cost")]["processes"] == 2
 
 
+# accelerate shards on accelerators alone; torch, which does the work, does on processors too.
+SHARDED = """
+import sys
+from pathlib import Path
+from accelerate import Accelerator, FullyShardedDataParallelPlugin
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedType
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
+from ram_demo.settings import from_environment
+from ram_demo.training import stages, worker
+from ram_demo.training.folder import RunFolder
+
+class Sharding(Accelerator):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        plugin = FullyShardedDataParallelPlugin(
+            fsdp_version=2, auto_wrap_policy="transformer_based_wrap", cpu_ram_efficient_loading=False,
+        )
+        AcceleratorState._shared_state.update(distributed_type=DistributedType.FSDP, fsdp_plugin=plugin)
+
+stages.Accelerator = Sharding
+load = stages.Fit.run
+def run(fit, *args):
+    assert all(isinstance(p, DTensor) for p in fit.weights)
+    cut = [type(m).__name__ for m in fit.model.modules() if isinstance(m, FSDPModule)]
+    assert cut.count("FSDPLlamaDecoderLayer") == 2, cut
+    return load(fit, *args)
+stages.Fit.run = run
+folder = RunFolder(Path(sys.argv[1]))
+def tell(**event):
+    if event["kind"] == "step" and event["step"] == 2 and "stop" in sys.argv:
+        folder.ask_to_stop()
+worker.work(folder, from_environment(), tell)
+"""
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_processes_that_hold_a_share_of_the_weights_learn_the_same_and_resume(recipe, data, settings, tmp_path, method):
+    rate = 0.01 if method == "lora" else 0.001
+    wanted = replace(recipe, method=method, batch_size=4, epochs=2, learning_rate=rate)
+    one, two = (begin(tmp_path / name, wanted, data) for name in ("one", "two"))
+    worker.work(one, settings)
+    (tmp_path / "sharded.py").write_text(SHARDED)
+    places = {"RAM_DEMO_DATA": str(settings.data), "RAM_DEMO_CACHE": str(settings.cache)}
+    env = {**os.environ, **places, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+    for also in (["stop"], []):
+        two.queue()
+        launch = [*LAUNCH[:-1], str(tmp_path / "sharded.py"), str(two.path), *also]
+        done = subprocess.run(launch, env=env, capture_output=True, text=True, timeout=PATIENCE)
+        assert done.returncode == 0, done.stderr[-4000:]
+    assert [e["how"] for e in two.events() if e["kind"] == "ended"] == ["stopped", "done"]
+    assert curve(two) == pytest.approx(curve(one), rel=1e-2)
+    assert {k: v.shape for k, v in weights(two).items()} == {k: v.shape for k, v in weights(one).items()}
+    assert {f.name for f in two.result.iterdir()} == {f.name for f in one.result.iterdir()}
+
+
 def test_the_course_of_the_learning_rate():
     assert [round(fitting.course(step, 10, 0.2), 4) for step in (0, 1, 2)] == [0.5, 1.0, 1.0]
     assert fitting.course(6, 10, 0.2) == pytest.approx(0.5)

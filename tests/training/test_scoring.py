@@ -22,7 +22,7 @@ def alone(model, prompt, answer) -> float:
     return -float(model(ids, labels=labels).loss) * len(answer)
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen2", "gpt2"])
+@pytest.mark.parametrize("family", tiny.FAMILIES)
 def test_packed_rows_are_each_conversation_by_itself(family):
     model = tiny.model(family).eval()
     with torch.inference_mode():
