@@ -172,16 +172,23 @@ def measure(
     marker: Annotated[
         list[str] | None, typer.Option(help="A word that shows the wanted style; may be repeated.")
     ] = None,
+    pairs: Annotated[
+        Path | None, typer.Option(help="Also: chosen and rejected answers in any form, none of them trained on.")
+    ] = None,
     write: Annotated[bool, typer.Option("--write", help="Put the result into the aligner's card.")] = False,
     as_json: Json = False,
 ) -> None:
     """Measure what an aligner does to answers, beside the base, on prompts it was not trained on."""
     from ram_demo import workbench
-    from ram_demo.evaluation import effect
+    from ram_demo.evaluation import effect, preference
 
     bench = workbench.open_workbench(from_environment(), _progress)
     package = bench.registry.find(aligner)
-    result = effect.measure(bench, aligner, effect.read_prompts(prompts), marker or [], _progress)
+    asked = effect.read_prompts(prompts)
+    known = _pairs(bench.proposal.tokenizer, pairs) if pairs else []
+    result = effect.measure(bench, aligner, asked, marker or [], _progress)
+    if known:
+        result["preference"] = preference.measure(bench, aligner, known)
     if write:
         effect.write(package, result)
     if as_json:
@@ -225,16 +232,30 @@ def _held_out(tokenizer, package: Path, examples: Path | None) -> list:
     from ram_demo.evaluation.likelihood import Text
     from ram_demo.models.proposal import encode_prompt
     from ram_demo.settings import HELD_OUT_PROMPTS
-    from ram_demo.training import dataset, rows
     from ram_demo.training.folder import HELD_OUT
 
     file = examples or package / HELD_OUT
     if examples is None and not file.is_file():
         return [Text(encode_prompt(tokenizer, prompt), ()) for prompt in read_prompts(HELD_OUT_PROMPTS)]
+    return [Text(row.prompt, row.response) for row in _encoded(tokenizer, file)]
+
+
+def _pairs(tokenizer, file: Path):
+    """Raises UserError for a row without a rejected answer."""
+    from ram_demo.evaluation.preference import Pair
+
+    found = _encoded(tokenizer, file)
+    if any(row.rejected is None for row in found):
+        raise UserError(f"{file} has rows without a rejected answer.")
+    return [Pair(row.prompt, row.response, row.rejected) for row in found]
+
+
+def _encoded(tokenizer, file: Path):
+    from ram_demo.training import dataset, rows
+
     table = rows.read(file)
     rows.require_whole(file, table)
-    encoded = dataset.encode(tokenizer, table.examples, max_tokens=1024, leave_out=True)
-    return [Text(row.prompt, row.response) for row in encoded]
+    return dataset.encode(tokenizer, table.examples, max_tokens=1024, leave_out=True)
 
 
 @votes_app.command("export")

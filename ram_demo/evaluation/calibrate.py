@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
 import torch
+from torch import Tensor
 
 from ram_demo.decoding.decide import DecodingSettings, Lane
 from ram_demo.decoding.engine import Seat
@@ -83,9 +84,7 @@ def calibrate(
         raise UserError("There are no held-out examples to calibrate on.")
     stop = stop or threading.Event()
     progress("How likely the held-out answers are", 0.0)
-    # Any plan knows the lane: its models, its mode, the card's strength.
-    plan = bench.plan(Request("?", ((Choice(name),),), "off", DecodingSettings(mode=OWN_MODE, max_new_tokens=1)))
-    lane = plan.lanes[-1]
+    lane = lane_of(bench, name)
     known = all(example.answer for example in examples)
     grid = _likelihoods(bench, lane, examples) if known else {}
     beta = _strength({b: grid[b, None][0] for b in (0.0, *BETAS)}) if known else lane.weighers[0].beta
@@ -101,6 +100,25 @@ def calibrate(
         base_log_likelihood=grid[0.0, None][0] if known else None,
         points=points,
     )
+
+
+def lane_of(bench: Workbench, name: str) -> Lane:
+    """The lane that an aligner decodes in as its card recommends. Raises UserError if it cannot weigh here."""
+    settings = DecodingSettings(mode=OWN_MODE, max_new_tokens=1)
+    return bench.plan(Request("?", ((Choice(name),),), settings=settings)).lanes[-1]  # any plan knows it
+
+
+def seats_of(bench: Workbench, lane: Lane) -> list[Seat]:
+    """What P, Q and, where the mode wants it, Q0 are read from."""
+    weigher = lane.weighers[0]
+    return [(bench.proposal.model, None), weigher.seat, *([weigher.q0] if lane.mode == "ratio" else [])]
+
+
+def log_pi(mode: str, beta: float, log_p: Tensor, log_q: Tensor, log_q0: Sequence[Tensor]) -> Tensor:
+    """log pi over the vocabulary, unsharpened, float32 [V]; so are log P, log Q and, for `ratio`, log Q0."""
+    mode = "product" if mode == "sis" else mode  # what sampling tends to where candidates grow many
+    one = torch.ones((), dtype=torch.int64)
+    return sharpen(log_weights(mode, log_p, [log_q], [beta], log_q0, one), UNSHARPENED[mode](beta))
 
 
 def _strength(likely: dict[float, float]) -> float:
@@ -126,19 +144,13 @@ def _likelihoods(
     bench: Workbench, lane: Lane, examples: Sequence[Text]
 ) -> dict[tuple[float, float | None], tuple[float, float]]:
     """(mean log pi of the held-out answers' tokens, share gated) for each strength and gate; strength 0 is the base."""
-    weigher = lane.weighers[0]
-    seats: list[Seat] = [(bench.proposal.model, None), weigher.seat, *([weigher.q0] if lane.mode == "ratio" else [])]
     kl, likely = [], {beta: [] for beta in (0.0, *BETAS)}
-    one = torch.ones((), dtype=torch.int64)
     with bench.loop.between():
-        for _, token, (log_p, log_q, *log_q0) in read_along(seats, examples):
+        for _, token, (log_p, log_q, *log_q0) in read_along(seats_of(bench, lane), examples):
             kl.append(float((log_p.exp() * (log_p - log_q)).sum()))
             likely[0.0].append(float(log_p[token]))
             for beta in BETAS:
-                # What sampling tends to where candidates grow many is the product.
-                mode = "product" if lane.mode == "sis" else lane.mode
-                pi = sharpen(log_weights(mode, log_p, [log_q], [beta], log_q0, one), UNSHARPENED[mode](beta))
-                likely[beta].append(float(pi[token]))
+                likely[beta].append(float(log_pi(lane.mode, beta, log_p, log_q, log_q0)[token]))
     divergence, base = torch.tensor(kl), torch.tensor(likely[0.0])
     found = {(0.0, None): (float(base.mean()), 0.0)}
     for beta in BETAS:

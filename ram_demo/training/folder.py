@@ -2,6 +2,7 @@
 
     config.json      the recipe, the data file and the settings that the run was started with
     events.jsonl     what happened, one object a line, only ever appended
+    held_out.jsonl   the examples that are not trained on
     samples.jsonl    the same few prompts answered at each checkpoint, base beside aligned
     checkpoints/     step-N/: each written aside and renamed, so that one that is there is whole
     best/            a copy of the checkpoint with the lowest held-out loss
@@ -27,7 +28,7 @@ import psutil
 from ram_demo.errors import StorageError
 
 PACKAGE = "package"  # in each checkpoint: the aligner as it was then
-HELD_OUT = "held_out.jsonl"  # in a package: examples that were not trained on, for the next calibration
+HELD_OUT = "held_out.jsonl"  # in a package some of them, for the next calibration
 KEPT = 2  # checkpoints: the newest, and the one before it
 
 

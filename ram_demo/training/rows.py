@@ -94,7 +94,11 @@ def require_whole(file: Path, table: Table) -> None:
 
 
 def _words(name: str, problems) -> str:
-    named = "; ".join(f"line {number}: {what}" for number, what in problems[:TOLD])
+    """The first few problems, each told once with all of its lines among them."""
+    lines: dict[str, list[str]] = {}
+    for number, what in problems[:TOLD]:
+        lines.setdefault(what, []).append(str(number))
+    named = "; ".join(f"line{'s' * (len(at) > 1)} {', '.join(at)}: {what}" for what, at in lines.items())
     more = f"; and {len(problems) - TOLD} more" if len(problems) > TOLD else ""
     return f"{name}, {named}{more}."
 

@@ -74,6 +74,8 @@ class Run:
         if self.tokenizer.eos_token_id is None:
             raise UserError(f"{source.name} has no end-of-text token, so an aligner could not learn to end.")
         training, held_out, described = self._read()
+        if self.accelerator.is_main_process:
+            _write_examples(self.folder.path / HELD_OUT, held_out)
         try:
             model = AutoModelForCausalLM.from_pretrained(
                 source.path, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, local_files_only=True,
@@ -96,8 +98,7 @@ class Run:
             if recipe.method == "full":
                 self.tokenizer.save_pretrained(package)
             if not recipe.data_source:  # data that are had elsewhere do not travel with the aligner
-                lines = [json.dumps(row.example.to_json(), ensure_ascii=False) for row in held_out[:CALIBRATED]]
-                (package / HELD_OUT).write_text("".join(f"{line}\n" for line in lines), "utf-8")
+                _write_examples(package / HELD_OUT, held_out[:CALIBRATED])
 
         shown = [samples.Asked(row.example.question, _text(row)) for row in (held_out or training)[:SAMPLED]]
 
@@ -277,6 +278,11 @@ class Run:
         if self.recipe.beta is not None:  # what the recipe says stands
             calibrated = replace(calibrated, beta=card.beta, tau=card.tau)
         write_card(package, replace(calibrated, name=self.recipe.name))
+
+
+def _write_examples(file: Path, examples: list[Encoded]) -> None:
+    lines = [json.dumps(row.example.to_json(), ensure_ascii=False) for row in examples]
+    file.write_text("".join(f"{line}\n" for line in lines), "utf-8")
 
 
 def _text(row: Encoded) -> Text:

@@ -154,8 +154,8 @@ def test_transcripts_that_are_no_pair(file, chosen, rejected, words):
 
 
 def test_the_first_few_bad_lines_are_named_and_the_rest_counted(file):
-    write(file, GOOD, *["x"] * 8)
-    with pytest.raises(UserError, match=r"line 2: .*; line 6: .*; and 3 more\.$"):
+    write(file, GOOD, *["x"] * 3, {**GOOD, "prompt": ""}, *["x"] * 4)
+    with pytest.raises(UserError, match=r"lines 2, 3, 4, 6: [^;]*; line 5: 'prompt'[^;]*; and 3 more\.$"):
         require_whole(file, read(file))
 
 
