@@ -351,6 +351,7 @@ async function follow(id) {
 function update(value) {
   if (value.run === run) return;
   run = value.run;
+  stage.dataset.run = run || "";
   clear();
   say(run ? "opening" : "empty", run ? "Getting ready…" : "");
   if (run) follow(run);
