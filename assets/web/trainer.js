@@ -95,7 +95,7 @@ function now(job) {
     const left = last.step.total - last.step.step;
     const each = taken ? (last.step.at - began.at) / taken : null;
     words += `, step ${last.step.step} of ${last.step.total}`;
-    if (each !== null && left) words += `, about ${time(each * left)} to go`;
+    if (each !== null && left) words += `, about ${time(each * left)} to go, then calibration`;
   }
   if (job.note) words += `: ${job.note}`;
   const bar = make("progress");
@@ -251,6 +251,8 @@ async function ask() {
   now(job);
   buttons(job);
   advice(news.advice);
+  part("recipe").hidden = !news.runs.length;
+  if (news.recipe) part("recipe pre").textContent = news.recipe;
   if (news.samples) {
     samples(news.samples);
     seen = news.samples.length;

@@ -142,6 +142,8 @@ class Jobs:
             "RAM_DEMO_DATA": str(self.settings.data),
             "RAM_DEMO_CACHE": str(self.settings.cache),
             "PYTHONUNBUFFERED": "1",
+            # Threads that wait for one another sleep: by spinning they would take the cores from those who decode.
+            "OMP_WAIT_POLICY": "PASSIVE",
         }
         with folder.writing(), (folder.path / "log.txt").open("ab") as log:
             child = subprocess.Popen(

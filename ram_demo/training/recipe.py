@@ -112,6 +112,15 @@ class Recipe:
         shaping = {name: value for name, value in asdict(self).items() if name not in FOR_THE_CARD}
         return hashlib.sha256(json.dumps(shaping, sort_keys=True).encode()).hexdigest()[:12]
 
+    def to_yaml(self) -> str:
+        """The recipe as a file that `read` takes: what names it, and every value that is not the usual one."""
+        said = {
+            f.name: list(value) if isinstance(value, tuple) else value
+            for f in fields(self)
+            if (value := getattr(self, f.name)) != f.default
+        }
+        return yaml.safe_dump(said, sort_keys=False, allow_unicode=True)
+
     @classmethod
     def from_json(cls, raw: dict) -> "Recipe":
         """What `asdict` gave and JSON kept."""

@@ -41,8 +41,9 @@ class Guard:
         """Start a run as this visitor may. Returns its name. Raises UserError where a limit is met."""
         if self.is_owner(token):
             return self.jobs.start(recipe, data).name
-        if recipe.method != "lora" or recipe.lora_rank > RANK or recipe.batch_size * recipe.accumulate > BATCH:
-            raise UserError(f"Visitors train adapters of rank {RANK} at most, with at most {BATCH} rows a step.")
+        trains_all = recipe.method != "lora" or recipe.warm_up_epochs > 0
+        if trains_all or recipe.lora_rank > RANK or recipe.batch_size * recipe.accumulate > BATCH:
+            raise UserError(f"Visitors train adapters alone, of rank {RANK} and {BATCH} rows a step at most.")
         count = len(rows.read(data).examples)
         if count > ROWS:
             raise UserError(f"These are {count} rows; visitors may train on at most {ROWS}.")

@@ -7,6 +7,7 @@ each time, so a refresh, a second tab or a restart shows the same. Trains nothin
 import json
 import secrets
 import tempfile
+from dataclasses import replace
 from html import escape
 from pathlib import Path
 
@@ -28,7 +29,9 @@ from ram_demo.workbench import Opening
 
 SHIPPED_DATA = SHIPPED_ALIGNERS.parent / "data"
 FILE, VOTES = "a file of yours", "the votes collected here"
-NUMBERS = ("epochs", "batch_size", "lora_rank", "learning_rate", "held_out", "seed")
+WHOLE = ("epochs", "batch_size", "lora_rank", "seed", "max_tokens", "warm_up_epochs")
+NUMBERS = (*WHOLE, "learning_rate", "held_out", "alpha", "dpo_beta")
+FILLED = ("epochs", "batch_size", "lora_rank", "max_tokens", "learning_rate")  # what a preset says of them
 SHOWN = 4  # examples that the preview shows
 TAIL = 48  # tokens of a prompt that it shows, the last ones
 LOSS_WORDS = {
@@ -83,6 +86,14 @@ def build(
                     rate = gr.Number(start["learning_rate"], label="Learning rate", minimum=0)
                     held = gr.Number(0.1, label="Held out, share of prompts", minimum=0, maximum=0.9)
                     seed = gr.Number(0, label="Seed", precision=0, minimum=0)
+                with gr.Row():
+                    longest = gr.Number(start["max_tokens"], label="Longest example, tokens", precision=0, minimum=8)
+                    alpha = gr.Number(Recipe.alpha, label="alpha of ram_sft: weight of y−", minimum=0)
+                    sharpness = gr.Number(Recipe.dpo_beta, label="beta of ram_dpo and dpo", minimum=0)
+                warm_up = gr.Number(
+                    0, label="First tune a new proposal: passes over the examples (0: none)", precision=0, minimum=0,
+                    elem_id="warm-up",
+                )  # fmt: skip
             begin = gr.Button("Train", variant="primary", elem_id="train")
     gr.Markdown("### 3. Runs", elem_classes="heading")
     with gr.Row(elem_id="run-actions"):
@@ -164,14 +175,16 @@ def build(
 
     def fill(which: str):
         values = PRESETS[which][1]
-        return [values["epochs"], values["batch_size"], values.get("lora_rank", 8), values["learning_rate"]]
+        return [values.get(name, getattr(Recipe, name)) for name in FILLED]
 
     quiet = {"show_progress": "hidden", "api_visibility": "private"}
     source.change(lambda s: gr.update(visible=s == FILE), source, upload, **quiet)
     gr.on([source.change, upload.change, held.change], look, [source, upload, held, token], [preview, loss], **quiet)
-    preset.change(fill, preset, [epochs, batch, rank, rate], **quiet)
-    numbers = [epochs, batch, rank, rate, held, seed]
-    begin.click(train, [source, upload, name, preset, loss, token, *numbers], board, **quiet)
+    numbers = dict(
+        zip(NUMBERS, [epochs, batch, rank, seed, longest, warm_up, rate, held, alpha, sharpness], strict=True)
+    )
+    preset.change(fill, preset, [numbers[name] for name in FILLED], **quiet)
+    begin.click(train, [source, upload, name, preset, loss, token, *numbers.values()], board, **quiet)
     stop.click(act(jobs.stop, "is asked to stop"), [board, token], None, **quiet)
     resume.click(act(jobs.resume, "goes on"), [board, token], None, **quiet)
     remove.click(act(jobs.remove, "is deleted"), [board, token], None, **quiet)
@@ -183,8 +196,8 @@ def _recipe(name: str, preset: str, loss: str, numbers: dict, opening: Opening) 
     if preset not in PRESETS:
         raise UserError("The page sent something that is not a recipe; reload it.")
     try:
-        whole = {key: int(numbers[key]) for key in ("epochs", "batch_size", "lora_rank", "seed")}
-        parts = {key: float(numbers[key]) for key in ("learning_rate", "held_out")}
+        whole = {key: int(numbers[key]) for key in WHOLE}
+        parts = {key: float(numbers[key]) for key in NUMBERS if key not in WHOLE}
     except (TypeError, ValueError, OverflowError):
         raise UserError("A number of the recipe is empty or no number.") from None
     recipe = Recipe(
@@ -243,12 +256,19 @@ def _board(jobs: Jobs):
             "advice": [finding.to_json() for finding in diagnose(events, samples)],
             "runs": [_line(job) for job in everything],
             "run": chosen.name if chosen else "",
+            "recipe": None if heard or not chosen else _as_file(chosen),
             "events": events[heard:],
             "from": heard,
             "heard": len(events),
         }
 
     return board
+
+
+def _as_file(job: Job) -> str:
+    """The run's recipe as the command line takes it."""
+    config = job.folder.config()
+    return replace(Recipe.from_json(config["recipe"]), data=Path(config["data"]).name).to_yaml()
 
 
 def _line(job: Job) -> dict:

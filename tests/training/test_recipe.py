@@ -54,6 +54,13 @@ def test_every_value_can_be_set(file):
         assert getattr(made, name) == (tuple(value) if isinstance(value, list) else value)
 
 
+def test_a_recipe_written_out_is_read_as_the_same(file):
+    for made in (read(file), read(file, tau=0.5, lora_targets=["q_proj"], learning_rate=5e-5, description="a: b # é")):
+        file.write_text(made.to_yaml(), "utf-8")
+        assert recipe.read(file) == made
+    assert set(yaml.safe_load(read(file).to_yaml())) == set(LEAST), "what is as usual is not said"
+
+
 def test_a_whole_number_is_a_number(file):
     made = read(file, beta=2, tau=0, learning_rate=1)
     assert (made.beta, made.tau, made.learning_rate) == (2.0, 0.0, 1.0)
