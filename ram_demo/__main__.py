@@ -160,7 +160,9 @@ def train(
 
 
 def _event(kind: str, **event) -> None:
-    """What happens in a training run, as a line for the log."""
+    """What happens in a training run, as a line for the log. Why it failed is the command's own last line."""
+    if event.get("how") == "failed":
+        return
     values = (f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in event.items() if v not in (None, ""))
     print(kind.replace("_", " "), *values, sep="  ", file=sys.stderr, flush=True)
 

@@ -269,7 +269,8 @@ def split(examples: tuple[Example, ...], share: float, seed: int) -> tuple[list[
     if not share:
         return list(examples), []
     if len(prompts) < 2:
-        raise UserError("All examples have the same prompt, so none can be held out: add others, or set held_out: 0.")
+        what = "There is one example alone" if len(examples) == 1 else "All examples have the same prompt"
+        raise UserError(f"{what}, so none can be held out: add others, or set held_out: 0.")
     random.Random(seed).shuffle(prompts)
     away = set(prompts[: min(len(prompts) - 1, max(1, round(share * len(prompts))))])
     parts: tuple[list[Example], list[Example]] = ([], [])

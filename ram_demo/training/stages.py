@@ -18,6 +18,7 @@ from accelerate import Accelerator
 from peft import LoraConfig, get_peft_model
 from peft.tuners.lora import LoraLayer
 from transformers import AutoModelForCausalLM
+from transformers.utils.logging import disable_progress_bar
 
 from ram_demo.errors import UserError
 from ram_demo.evaluation import calibrate, coverage, samples
@@ -37,6 +38,8 @@ from ram_demo.training.folder import HELD_OUT, PACKAGE, RunFolder
 from ram_demo.training.package import put
 from ram_demo.training.recipe import PREFERENCES, Recipe
 from ram_demo.training.synthesize import synthesize
+
+disable_progress_bar()  # how far a run is, its events say
 
 Tell = Callable[..., None]
 SAMPLED = 3  # prompts that are answered at each checkpoint
