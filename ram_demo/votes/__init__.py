@@ -2,12 +2,14 @@
 
 from ram_demo.votes.battles import CHOICES, KINDS, REASONS, Ballot, Battle, NewBattle, Response, Turn, VoteRow
 from ram_demo.votes.export import FORMATS, export, preferences
+from ram_demo.votes.importing import IMPORTS, read
 from ram_demo.votes.reading import Columns
 from ram_demo.votes.store import VoteStore
 
 __all__ = [
     "CHOICES",
     "FORMATS",
+    "IMPORTS",
     "KINDS",
     "REASONS",
     "Ballot",
@@ -20,4 +22,5 @@ __all__ = [
     "VoteStore",
     "export",
     "preferences",
+    "read",
 ]
