@@ -4,11 +4,12 @@ from html import escape
 
 import gradio as gr
 
+from ram_demo.arena import Arena
 from ram_demo.models.aligners import Registry
 from ram_demo.runs import Runs
 from ram_demo.settings import SHIPPED_ALIGNERS, Settings
 from ram_demo.training.jobs import Jobs
-from ram_demo.ui import compare, shelf, trainer
+from ram_demo.ui import arena, compare, shelf, trainer
 from ram_demo.ui.assets import web
 from ram_demo.ui.guard import Guard
 from ram_demo.workbench import Opening
@@ -48,6 +49,8 @@ def build(settings: Settings, opening: Opening, runs: Runs, jobs: Jobs) -> gr.Bl
         with gr.Tabs():
             with gr.Tab("Compare", id="compare"):
                 picker = compare.build(runs, registry)
+            with gr.Tab("Arena", id="arena"):
+                arena.build(Arena(opening, registry, runs.store))
             with gr.Tab("Train", id="train"):
                 training = gr.Column()
             with gr.Tab("Aligners", id="aligners"):
