@@ -41,7 +41,8 @@ SESSION = re.compile(r"[0-9a-f-]{16,64}")
 
 @dataclass
 class Live:
-    """A battle at hand. saved: how many turns the store has; readable: when its last answers were shown whole."""
+    """A battle at hand. saved: how many turns the store has; read_since: when the newest answers began to
+    be seen, and seen_whole: were they to the end?"""
 
     id: str
     session: str
@@ -49,7 +50,8 @@ class Live:
     seeds: Mapping[str, int]
     turns: list[Exchange] = field(default_factory=list)
     saved: int = 0
-    readable: float | None = None
+    read_since: float | None = None
+    seen_whole: bool = False
     asked: float = field(default_factory=time.monotonic)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -133,8 +135,10 @@ class Arena:
         live.asked = time.monotonic()
         turn = live.turns[-1]
         news = turn.news(heard)
-        if news.state == "ended" and live.readable is None:
-            live.readable = time.monotonic()
+        if news.heard and live.read_since is None:
+            live.read_since = time.monotonic()
+        if news.state == "ended" and not live.seen_whole:
+            live.seen_whole = True
             try:
                 with live.lock:
                     self._save(live)
@@ -142,10 +146,16 @@ class Arena:
                 log.warning("a battle was not kept yet: %s", error)
         return news
 
-    def problem(self, battle_id: str, session: str) -> str:
-        """Why an exchange failed, in words that name no lane."""
+    def give_up_turn(self, battle_id: str, session: str) -> str:
+        """Take back a turn that failed, so that those before it can be voted on. Returns why, in words that name no
+        lane. Raises UserError unless it is this session's."""
         live = self._mine(battle_id, session)
-        error = live.turns[-1].error
+        with live.lock:
+            error = live.turns[-1].error
+            if len(live.turns) > 1:
+                self.store.abandon_turn(live.id)
+                live.turns.pop()
+                live.read_since, live.seen_whole = live.read_since or time.monotonic(), True
         if isinstance(error, UserError):
             return _blind(error, live.pair)
         if error is not None:
@@ -172,9 +182,9 @@ class Arena:
         seconds = None
         if live is not None and live.session == session:
             with live.lock:
-                if live.readable is not None:
+                if live.seen_whole:
                     self._save(live)
-                    seconds = time.monotonic() - live.readable
+                    seconds = time.monotonic() - live.read_since
         ballot = Ballot(ballot.reasons, ballot.comment, ballot.span, seconds)
         self.store.vote(battle_id, choice, session, ballot)
         if live is not None:
@@ -185,7 +195,7 @@ class Arena:
         self._check(session, caps=False)
         with self._lock:
             live = self._live.get(battle_id)
-        if live is not None and live.session == session and live.readable is not None:
+        if live is not None and live.session == session and live.seen_whole:
             with live.lock:
                 self._save(live)
         battle = self.store.reveal(battle_id, session)
@@ -257,7 +267,7 @@ class Arena:
             turn.stop()
             raise
         live.turns.append(turn)
-        live.readable = None
+        live.read_since, live.seen_whole = None, False
 
     def _save(self, live: Live) -> None:
         """Give the store the turns that it lacks. Under the battle's lock. Raises StorageError."""

@@ -43,9 +43,9 @@ class Choice:
 
 @dataclass(frozen=True)
 class Request:
-    """lanes: one for each entry: the aligners composed in it, none for the base. with_base: the base's lane comes first,
-    besides. history: what was said before the prompt, (role, text) a turn. tau: "auto" (each card's own), "off", or a
-    threshold in nats."""
+    """lanes: one for each entry: the aligners composed in it, none for the base. with_base: the base's lane comes
+    first, besides. history: what was said before the prompt, (role, text) a turn. tau: "auto" (each card's own), "off",
+    or a threshold in nats."""
 
     prompt: str
     lanes: tuple[tuple[Choice, ...], ...] = ()

@@ -38,11 +38,12 @@ DONE = {"eos": "ended by itself", "length": "cut at the length", "stopped": "sto
 
 def build(arena: Arena) -> None:
     """Lay out the tab. All that happens in it is between `arena.js` and the functions that it may call."""
+    # The stage that shows a revealed trace is Compare's own, in a scope of its own.
+    stage = f"const openStage = (server, props, watch) => {{{web('plot.js')}{web('stage.js')}}};"
     gr.HTML(
         tokens.as_text({"examples": list(EXAMPLES), "reasons": REASONS, "longest": LONGEST_COMMENT}),
         html_template=web("arena.html") + web("stage.html"),
-        # The stage that shows a revealed trace is Compare's own, in a scope of its own.
-        js_on_load=f"const openStage = (server, props, watch) => {{{web('plot.js')}{web('stage.js')}}};{web('arena.js')}",
+        js_on_load=stage + web("arena.js"),
         elem_id="arena",
         label="arena",
         server_functions=_questions(arena),
@@ -64,7 +65,7 @@ def _questions(arena: Arena) -> list[Callable[[dict], dict]]:
         if type(heard) is not int or heard < 0:
             raise UserError("What was heard is a number of tokens, zero or more.")
         told = arena.news(*_whose(asked), heard)
-        return {**_seen(told), "note": arena.problem(*_whose(asked)) if told.state == "failed" else _queue(told)}
+        return {**_seen(told), "note": arena.give_up_turn(*_whose(asked)) if told.state == "failed" else _queue(told)}
 
     def stop(asked: dict) -> dict:
         arena.stop(_text(asked, "session"))

@@ -1,6 +1,18 @@
 """What people thought: battles and votes, kept and exported. The only room that imports sqlalchemy."""
 
-from ram_demo.votes.battles import CHOICES, KINDS, REASONS, Ballot, Battle, NewBattle, Response, Turn, VoteRow
+from ram_demo.votes.battles import (
+    CHOICES,
+    KINDS,
+    LONGEST_COMMENT,
+    REASONS,
+    SIDES,
+    Ballot,
+    Battle,
+    NewBattle,
+    Response,
+    Turn,
+    VoteRow,
+)
 from ram_demo.votes.export import FORMATS, export, preferences
 from ram_demo.votes.reading import Columns
 from ram_demo.votes.store import VoteStore
@@ -9,7 +21,9 @@ __all__ = [
     "CHOICES",
     "FORMATS",
     "KINDS",
+    "LONGEST_COMMENT",
     "REASONS",
+    "SIDES",
     "Ballot",
     "Battle",
     "Columns",

@@ -152,10 +152,18 @@ class VoteStore:
             return db.scalar(select(func.count()).select_from(VoteRecord))
 
     def votes_of(self, session: str, since: datetime) -> int:
-        """How many votes a session gave from that moment on."""
-        with self._engine.connect() as db:
+        """How many votes a session gave from that moment on. Raises StorageError where the database refuses."""
+        with self._read() as db:
             mine = (VoteRecord.session == session, VoteRecord.created_at >= since)
             return db.scalar(select(func.count()).select_from(VoteRecord).where(*mine))
+
+    def pair_counts(self) -> dict[tuple[str, str], int]:
+        """Votes by pair of labels, as `reading.pair_counts` gives them."""
+        return reading.pair_counts(self._engine)
+
+    def newest(self, count: int, skip: int = 0) -> list[VoteRow]:
+        """The newest votes, as `reading.newest` gives them."""
+        return reading.newest(self._engine, count, skip)
 
     def rows(self, **filters: Any) -> Iterator[VoteRow]:
         """Votes with their battles, as `reading.rows` gives them."""
@@ -168,6 +176,11 @@ class VoteStore:
     def close(self) -> None:
         """Close every connection, and so let go of the file."""
         self._engine.dispose()
+
+    @contextmanager
+    def _read(self) -> Iterator[Connection]:
+        with engines.storage_errors(self._url, "Votes cannot be read"), self._engine.connect() as db:
+            yield db
 
     @contextmanager
     def _write(self, failed: str) -> Iterator[Connection]:
