@@ -20,7 +20,6 @@ let battle = null; // its id
 let turns = []; // of each: {a, b} -> {text: the node, raw: what was said}
 let span = null; // the words that decided: [side, start, end], in characters of that side's last answer
 let told = null; // what was revealed
-let shownTurn = 0;
 let wake = () => {}; // ends a pause before its time
 
 const make = (tag, className, text) => {
@@ -60,8 +59,7 @@ function be(state, note = "") {
   say(note);
   const fighting = ["starting", "running", "ended", "sending", "kept"].includes(state);
   at(".judge").hidden = !fighting || !turns.length;
-  at(".judge").disabled = state !== "ended";
-  at(".why").disabled = state !== "ended";
+  at(".why").hidden = state !== "ended";
   at(".choices").querySelectorAll("button").forEach((choice) => (choice.disabled = state !== "ended"));
   at(".prompt").hidden = ["sending", "kept", "revealed", "failed"].includes(state);
   at(".prompt .go").hidden = state === "running";
@@ -138,6 +136,7 @@ async function follow(id, turn) {
       await pause(ASK_MS * 2);
       continue;
     }
+    if (news.state === "failed" && turns.length > 1) return back(news.note);
     if (news.error || news.state === "failed") return fail(news.error ?? news.note);
     failures = 0;
     heard = news.heard;
@@ -145,10 +144,20 @@ async function follow(id, turn) {
       turn[side].raw += news[side];
       if (news[side]) turn[side].text.append(visible(news[side]));
     }
-    if (news.state === "ended") return be("ended", "Both have ended. Which is better?");
+    if (news.state === "ended") {
+      mark(null); // one text, no longer in pieces
+      return be("ended", "Both have ended. Which is better?");
+    }
     say(news.note || (news.state === "running" ? "A and B are answering, at one pace." : "Both are reading your words…"));
     await pause(ASK_MS);
   }
+}
+
+// A later turn that failed is taken back; the answers before it can be voted on.
+function back(note) {
+  turns.pop();
+  [...at(".talk").children].slice(-2).forEach((node) => node.remove());
+  be("ended", note);
 }
 
 function fail(note) {
@@ -179,8 +188,9 @@ function selected() {
     const before = document.createRange();
     before.selectNodeContents(text);
     before.setEnd(range.startContainer, range.startOffset);
-    const from = before.toString().length;
-    const [start, end] = [from, from + range.toString().length].map((shown) => characters(raw, shown));
+    const words = range.toString();
+    const from = before.toString().length + words.length - words.trimStart().length;
+    const [start, end] = [from, from + words.trim().length].map((shown) => characters(raw, shown));
     if (end > start) mark([side, start, end]);
   }
 }
@@ -196,7 +206,7 @@ function mark(words) {
     else text.replaceChildren(parts[2]);
   }
   const said = words ? `Decided by words of ${words[0].toUpperCase()}: ` + quoted(shorten(words)) : "";
-  at(".span span").textContent = said || "Select the words in A or B that decided it, and they are marked.";
+  at(".span span").textContent = said || "Select the words in A or B that decided it: they are marked, and kept with your vote.";
   at(".span button").hidden = !words;
 }
 
@@ -269,7 +279,8 @@ function card(vote) {
   result.setAttribute("role", "status");
   const replay = button("plain", "Replay this battle exactly", () => runAgain(replay, result));
   again.append(button("go", "New battle", () => { reset(); at(".prompt textarea").focus(); }), replay, result);
-  return [title, sides, make("p", "kind", told.words), parting, again];
+  const decided = vote?.span && turns.length ? [make("p", "kind", `Decided by words of ${vote.span[0].toUpperCase()}: ${quoted(shorten(vote.span))}.`)] : [];
+  return [title, sides, make("p", "kind", told.words), ...decided, parting, again];
 }
 
 function identity(side, won) {
@@ -285,31 +296,29 @@ function identity(side, won) {
       ["mean KL from the base", `${facts.kl.toFixed(2)} nats`],
       ["gated", `${Math.round(100 * facts.gated)}% of tokens`]
     );
-  else lines.unshift(["nothing weighs", told.proposal]);
+  else lines.unshift(["the proposal", told.proposal], ["weighed by", "nothing"]);
   for (const [name, value] of lines) list.append(make("dt", "", name), make("dd", "", value));
   box.append(head, list);
   return box;
 }
 
 function showTurn(n) {
-  shownTurn = n;
   const turn = told.turns[n];
   const line = at(".revealed .parting");
-  const asked = make("span", "", told.turns.length > 1 ? `Turn ${n + 1}, “${visible(turn.prompt)}”: ` : "");
+  const prompt = turn.prompt.length > 100 ? turn.prompt.slice(0, 99) + "…" : turn.prompt;
+  const asked = make("span", "", `To “${visible(prompt)}” `);
   const { parting } = turn;
   if (parting)
     line.replaceChildren(
       asked, `they part at token ${parting.at}: A says `, make("b", "", quoted(parting.a)), ", B says ", make("b", "", quoted(parting.b)), "."
     );
   else line.replaceChildren(asked, "they never part: to its end, one says what the other says.");
-  if (told.turns.length > 1) {
-    const others = told.turns.map((_, other) => {
-      const tab = button("plain", `Turn ${other + 1}`, () => showTurn(other));
-      tab.setAttribute("aria-pressed", String(other === n));
-      return tab;
-    });
-    line.append(" ", ...others);
-  }
+  const tabs = told.turns.map((_, other) => {
+    const tab = button("plain", `Turn ${other + 1}`, () => showTurn(other));
+    tab.setAttribute("aria-pressed", String(other === n));
+    return tab;
+  });
+  at(".tabs").replaceChildren(...(tabs.length > 1 ? tabs : []));
   stageProps.value = JSON.stringify({ run: `${battle}:${n}` });
   showRun();
 }

@@ -54,11 +54,11 @@ def _questions(arena: Arena) -> list[Callable[[dict], dict]]:
     """What the page may ask, each with one value that holds the session and, once there is one, the battle."""
 
     def start(asked: dict) -> dict:
-        prompt = _text(asked, "prompt")
-        return {"battle": arena.start(prompt, _text(asked, "session"), EXAMPLES.get(prompt.strip(), ""))}
+        prompt = text_of(asked, "prompt")
+        return {"battle": arena.start(prompt, text_of(asked, "session"), EXAMPLES.get(prompt.strip(), ""))}
 
     def go_on(asked: dict) -> dict:
-        return {"turn": arena.go_on(*_whose(asked), _text(asked, "prompt"))}
+        return {"turn": arena.go_on(*_whose(asked), text_of(asked, "prompt"))}
 
     def news(asked: dict) -> dict:
         heard = asked.get("heard")
@@ -68,11 +68,11 @@ def _questions(arena: Arena) -> list[Callable[[dict], dict]]:
         return {**_seen(told), "note": arena.give_up_turn(*_whose(asked)) if told.state == "failed" else _queue(told)}
 
     def stop(asked: dict) -> dict:
-        arena.stop(_text(asked, "session"))
+        arena.stop(text_of(asked, "session"))
         return {}
 
     def vote(asked: dict) -> dict:
-        arena.vote(*_whose(asked), _text(asked, "choice"), _ballot(asked))
+        arena.vote(*_whose(asked), text_of(asked, "choice"), _ballot(asked))
         return {}
 
     def reveal(asked: dict) -> dict:
@@ -81,10 +81,10 @@ def _questions(arena: Arena) -> list[Callable[[dict], dict]]:
     def replay(asked: dict) -> dict:
         return _standing(arena.replay(*_whose(asked)))
 
-    return [_in_words(question) for question in (start, go_on, news, stop, vote, reveal, replay)]
+    return [in_words(question) for question in (start, go_on, news, stop, vote, reveal, replay)]
 
 
-def _in_words(question: Callable[[dict], dict]) -> Callable[[dict], dict]:
+def in_words(question: Callable[[dict], dict]) -> Callable[[dict], dict]:
     """A mistake is an answer too: one sentence, and whether asking again may help."""
 
     @wraps(question)
@@ -99,7 +99,7 @@ def _in_words(question: Callable[[dict], dict]) -> Callable[[dict], dict]:
     return answer
 
 
-def _text(asked: dict, name: str) -> str:
+def text_of(asked: dict, name: str) -> str:
     value = asked.get(name)
     if not isinstance(value, str):
         raise UserError(f"The page sent no {name}; reload it.")
@@ -107,7 +107,7 @@ def _text(asked: dict, name: str) -> str:
 
 
 def _whose(asked: dict) -> tuple[str, str]:
-    return _text(asked, "battle"), _text(asked, "session")
+    return text_of(asked, "battle"), text_of(asked, "session")
 
 
 def _ballot(asked: dict) -> Ballot:
@@ -118,7 +118,7 @@ def _ballot(asked: dict) -> Ballot:
         fits = fits and isinstance(span, list) and [type(part) for part in span] == [str, int, int]
     if not fits:
         raise UserError("The page sent something that is no vote; reload it.")
-    return Ballot(tuple(reasons), _text({"comment": "", **asked}, "comment"), span and tuple(span))
+    return Ballot(tuple(reasons), text_of({"comment": "", **asked}, "comment"), span and tuple(span))
 
 
 # Before the vote -----------------------------------------------------------------------------------------------------
