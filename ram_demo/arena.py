@@ -34,7 +34,7 @@ VOTES_A_MINUTE, VOTES_A_DAY = 10, 200  # of one session
 KEPT = 200  # battles at hand; older ones can still be voted on, but not be continued
 UNHEARD_SECONDS = 20  # an answer whose page has not asked for so long is given up
 LIFETIME = timedelta(hours=6)  # a battle without a vote for so long has expired
-LOOK_SECONDS = 60  # between two looks at what the store knows of pairs, and two expiries
+LOOK_SECONDS = 300  # between two looks at what the store knows of pairs, and two expiries
 NO_LONGER = "This battle is no longer here; start a new one."
 SESSION = re.compile(r"[0-9a-f-]{16,64}")
 
