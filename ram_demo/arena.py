@@ -23,7 +23,7 @@ from ram_demo.exchange import Exchange, News
 from ram_demo.models.aligners import Registry
 from ram_demo.replay import Replay, Standing
 from ram_demo.request import OWN_MODE, Choice, Request, parse_choice
-from ram_demo.votes import SIDES, Ballot, Battle, NewBattle, Response, VoteStore
+from ram_demo.votes import SIDES, Ballot, Battle, NewBattle, Response, VoteStore, clean_text
 from ram_demo.workbench import Opening, Plan, Workbench
 
 log = logging.getLogger(__name__)
@@ -82,6 +82,7 @@ class Arena:
         """
         self._check(session)
         self.stop(session)
+        prompt = clean_text(prompt)  # what is asked is what is kept, or no replay would be exact
         bench = self.opening.wait()
         pair, seeds = self._draw()
         live = Live("", session, pair, seeds)
@@ -123,7 +124,7 @@ class Arena:
                 raise UserError(f"A battle has {MOST_TURNS} turns at most: vote on this one.")
             if not all(live.turns[-1].text(side).strip() for side in SIDES):
                 raise UserError("One of the answers is empty, so there is nothing to go on from: vote on this one.")
-            bench = self.opening.wait()
+            bench, prompt = self.opening.wait(), clean_text(prompt)
             self._save(live)
             self._begin(bench, live, prompt, _plans(bench, live, prompt))
             return len(live.turns) - 1
@@ -226,9 +227,7 @@ class Arena:
         if caps and self.store.votes_of(session, now - timedelta(minutes=1)) >= VOTES_A_MINUTE:
             raise UserError(f"{VOTES_A_MINUTE} votes within a minute are the most: go on in a moment.")
         if caps and self.store.votes_of(session, now - timedelta(days=1)) >= VOTES_A_DAY:
-            raise UserError(
-                f"You have voted {VOTES_A_DAY} times today, which is the most: thank you, come back tomorrow."
-            )
+            raise UserError(f"{VOTES_A_DAY} votes a day are the most: thank you, and come back tomorrow.")
 
     def _mine(self, battle_id: str, session: str) -> Live:
         with self._lock:

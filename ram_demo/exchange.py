@@ -91,8 +91,8 @@ class Exchange:
         if self._stop.is_set() and self.over:
             self._shown = there
         elif there:
-            since = 1 / self._pace if self._looked is None else now - self._looked
-            self._shown = min(there, self._shown + self._pace * since)
+            more = 1 if self._looked is None else self._pace * (now - self._looked)
+            self._shown = min(there, self._shown + more)
             self._looked = now
         return int(self._shown)
 

@@ -90,12 +90,13 @@ class Replay:
 
 
 def requests(battle: Battle) -> Iterator[tuple[int, str, Response, Request]]:
-    """(turn, side, what was answered, what asks for it again), each after the history that its own side had."""
+    """(turn, side, what was answered, what asks for it again), each after the history that its own side had: as the
+    traces have it, where every character was kept."""
     history: dict[str, list[tuple[str, str]]] = {"a": [], "b": []}
     for number, turn in enumerate(battle.turns):
         for side, response in (("a", turn.a), ("b", turn.b)):
             yield number, side, response, _request(turn.prompt, response, tuple(history[side]))
-            history[side] += [("user", turn.prompt), ("assistant", response.text)]
+            history[side] += [("user", turn.prompt), ("assistant", response.trace["text"])]
 
 
 def _request(prompt: str, response: Response, history: tuple[tuple[str, str], ...]) -> Request:

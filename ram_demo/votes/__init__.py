@@ -13,6 +13,7 @@ from ram_demo.votes.battles import (
     Turn,
     VoteRow,
 )
+from ram_demo.votes.columns import clean_text
 from ram_demo.votes.export import FORMATS, export, preferences
 from ram_demo.votes.reading import Columns
 from ram_demo.votes.store import VoteStore
@@ -32,6 +33,7 @@ __all__ = [
     "Turn",
     "VoteRow",
     "VoteStore",
+    "clean_text",
     "export",
     "preferences",
 ]
