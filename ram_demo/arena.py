@@ -71,6 +71,7 @@ class Arena:
         self._chance = chance or SystemRandom()
         self._live: OrderedDict[str, Live] = OrderedDict()
         self._replays: OrderedDict[str, Replay] = OrderedDict()
+        self._unfit: set[str] = set()  # aligners that cannot weigh this proposal's tokens
         self._counts: dict[tuple[str, str], int] = {}
         self._looked = -LOOK_SECONDS
         self._lock = threading.Lock()
@@ -84,7 +85,7 @@ class Arena:
         self.stop(session)
         prompt = clean_text(prompt)  # what is asked is what is kept, or no replay would be exact
         bench = self.opening.wait()
-        pair, seeds = self._draw()
+        pair, seeds = self._draw(bench)
         live = Live("", session, pair, seeds)
         plans = _plans(bench, live, prompt)
         records = {side: plan.record for side, plan in plans.items()}
@@ -238,9 +239,23 @@ class Arena:
             raise UserError("This battle is not yours: only the session that started it may go on with it.")
         return live
 
-    def _draw(self) -> tuple[pairing.Pair, dict[str, int]]:
-        """The next pair, known from the votes kept and what is being fought here, and both sides' seeds."""
-        usable = {p.name: p.card.beta for p in self.registry.packages() if p.problem is None}
+    def _draw(self, bench: Workbench) -> tuple[pairing.Pair, dict[str, int]]:
+        """The next pair, by the votes kept and what is being fought here, and both sides' seeds. What does not fit
+        this proposal is found out when it is first drawn, and never drawn again."""
+        while True:
+            pair, seeds = self._lot()
+            for name in filter(None, map(pairing.aligner_of, (pair.a, pair.b))):
+                try:
+                    bench.aligners.get(name)
+                except UserError as error:
+                    log.warning("the Arena goes on without %s: %s", name, error)
+                    self._unfit.add(name)
+            if not self._unfit & {pairing.aligner_of(pair.a), pairing.aligner_of(pair.b)}:
+                return pair, seeds
+
+    def _lot(self) -> tuple[pairing.Pair, dict[str, int]]:
+        packages = [p for p in self.registry.packages() if p.problem is None and p.name not in self._unfit]
+        usable = {package.name: package.card.beta for package in packages}
         with self._lock:
             if time.monotonic() - self._looked > LOOK_SECONDS:
                 self._looked = time.monotonic()

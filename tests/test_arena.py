@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import sqlite3
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -193,11 +194,22 @@ def test_pairs_are_drawn_by_what_is_known_here_and_in_the_store(arena, store, mo
 
 
 def test_without_a_placebo_or_luck_everything_is_drawn(bench, folder, store):
-    drawn = [again(bench, folder, store, seed)._draw() for seed in range(60)]
+    drawn = [again(bench, folder, store, seed)._draw(bench) for seed in range(60)]
     assert {pair.kind for pair, _ in drawn} == {"pair", "strength", "placebo"}
     assert {label for pair, _ in drawn for label in (pair.a, pair.b)} == LANES
     for pair, seeds in drawn:
         assert (seeds["a"] == seeds["b"]) is (pair.kind != "placebo")
+
+
+def test_an_aligner_that_does_not_fit_the_proposal_is_drawn_no_more(arena, folder, tmp_path, monkeypatch):
+    own = tmp_path / "aligners"
+    shutil.copytree(folder / "data" / "aligners", own)
+    shutil.copytree(own / "one", own / "odd")
+    (own / "odd" / "aligner.json").write_text('{"tokenizer": "0123456789abcdef"}')
+    arena.registry.own = arena.opening.workbench.registry.own = own
+    battles = [arena.start(str(n), ME) for n in range(12)]
+    assert arena._unfit == {"odd"}
+    assert {label for b in battles for label in (arena._live[b].pair.a, arena._live[b].pair.b)} == LANES
 
 
 # Who may do what, and when --------------------------------------------------------------------------------------------

@@ -272,7 +272,7 @@ function card(vote) {
   const title = make("h2", "", vote ? verdict[vote.choice] : "Revealed, without a vote");
   title.tabIndex = -1;
   const sides = make("div", "who");
-  for (const side of SIDES) sides.append(identity(side, vote?.choice === side));
+  sides.dataset.choice = vote?.choice ?? "";
   const parting = make("p", "parting");
   const again = make("div", "acts");
   const result = make("span", "result");
@@ -283,8 +283,9 @@ function card(vote) {
   return [title, sides, make("p", "kind", told.words), ...decided, parting, again];
 }
 
-function identity(side, won) {
-  const facts = told.sides[side];
+// Who stood on a side, and how it went in one turn.
+function identity(facts, won) {
+  const side = facts.name;
   const box = make("article", won ? "won" : "");
   const head = make("header");
   head.append(make("span", "letter", side.toUpperCase()), make("h3", "", facts.title), make("small", "", facts.detail));
@@ -304,6 +305,8 @@ function identity(side, won) {
 
 function showTurn(n) {
   const turn = told.turns[n];
+  const who = at(".revealed .who");
+  who.replaceChildren(...turn.lanes.map((facts) => identity(facts, facts.name === who.dataset.choice)));
   const line = at(".revealed .parting");
   const prompt = turn.prompt.length > 100 ? turn.prompt.slice(0, 99) + "…" : turn.prompt;
   const asked = make("span", "", `To “${visible(prompt)}” `);

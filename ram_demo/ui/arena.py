@@ -140,12 +140,9 @@ def _queue(news: News) -> str:
 
 def _told(battle: Battle) -> dict:
     """All of a revealed battle: who stood where, each turn with both traces, and where they first part."""
-    last = battle.turns[-1]
     return {
-        "kind": battle.kind,
         "words": KINDS.get(battle.kind, ""),
         "proposal": battle.proposal,
-        "sides": {side: _side(getattr(last, side)) for side in SIDES},
         "turns": [_turn(turn) for turn in battle.turns],
     }
 
