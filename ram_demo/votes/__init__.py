@@ -15,12 +15,14 @@ from ram_demo.votes.battles import (
 )
 from ram_demo.votes.columns import clean_text
 from ram_demo.votes.export import FORMATS, export, preferences
+from ram_demo.votes.importing import IMPORTS, read
 from ram_demo.votes.reading import Columns
 from ram_demo.votes.store import VoteStore
 
 __all__ = [
     "CHOICES",
     "FORMATS",
+    "IMPORTS",
     "KINDS",
     "LONGEST_COMMENT",
     "REASONS",
@@ -36,4 +38,5 @@ __all__ = [
     "clean_text",
     "export",
     "preferences",
+    "read",
 ]
