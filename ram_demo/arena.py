@@ -262,7 +262,8 @@ class Arena:
                 self.store.expire(datetime.now(timezone.utc) - LIFETIME)
                 self._counts = dict(self.store.pair_counts())
             known = Counter(self._counts)
-            known.update((live.pair.a, live.pair.b) for live in self._live.values())
+            now = time.monotonic()
+            known.update((o.pair.a, o.pair.b) for o in self._live.values() if now - o.asked < LOOK_SECONDS)
             pair = pairing.draw(pairing.lanes_of(usable), known, self._chance)
             seed, other = (self._chance.randrange(2**31) for _ in SIDES)
         return pair, {"a": seed, "b": other if pair.kind == "placebo" else seed}

@@ -46,11 +46,11 @@ def build(arena: Arena) -> None:
         js_on_load=stage + web("arena.js"),
         elem_id="arena",
         label="arena",
-        server_functions=_questions(arena),
+        server_functions=questions(arena),
     )
 
 
-def _questions(arena: Arena) -> list[Callable[[dict], dict]]:
+def questions(arena: Arena) -> list[Callable[[dict], dict]]:
     """What the page may ask, each with one value that holds the session and, once there is one, the battle."""
 
     def start(asked: dict) -> dict:

@@ -4,6 +4,8 @@ Every question carries the token, and on a page that others reach none is answer
 Knows the store and the guard; decides nothing about ratings.
 """
 
+from collections.abc import Callable
+
 import gradio as gr
 
 from ram_demo.errors import UserError
@@ -22,6 +24,19 @@ def build(store: VoteStore, guard: Guard) -> None:
     """Lay out the accordion where there is an owner: this machine, or whoever has the token."""
     if guard.is_needed and not guard.settings.owner_token:
         return
+    with gr.Accordion("For the owner: review the votes", open=False, elem_id="owner-room"):
+        gr.HTML(
+            tokens.as_text({"asks": guard.is_needed, "shown": SHOWN, "longest": LONGEST_WHY}),
+            html_template=web("owner.html"),
+            js_on_load=web("owner.js"),
+            elem_id="owner",
+            label="owner",
+            server_functions=questions(store, guard),
+        )
+
+
+def questions(store: VoteStore, guard: Guard) -> list[Callable[[dict], dict]]:
+    """What the page may ask, each with one value that holds the token."""
 
     def votes(asked: dict) -> dict:
         """The votes after the first `skip` newest ones."""
@@ -41,15 +56,7 @@ def build(store: VoteStore, guard: Guard) -> None:
         store.review(text_of(asked, "vote"), counts, why)
         return {}
 
-    with gr.Accordion("For the owner: review the votes", open=False, elem_id="owner-room"):
-        gr.HTML(
-            tokens.as_text({"asks": guard.is_needed, "shown": SHOWN, "longest": LONGEST_WHY}),
-            html_template=web("owner.html"),
-            js_on_load=web("owner.js"),
-            elem_id="owner",
-            label="owner",
-            server_functions=[in_words(votes), in_words(review)],
-        )
+    return [in_words(votes), in_words(review)]
 
 
 def _for_page(row: VoteRow) -> dict:
