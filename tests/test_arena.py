@@ -54,6 +54,9 @@ def paced(proposal):
     model = Paced(proposal.model, free=True)
     yield model
     model.release()
+    for thread in threading.enumerate():  # one that still decodes when Python ends takes it down
+        if thread.name == "decoding":
+            thread.join(PATIENCE)
 
 
 @pytest.fixture
