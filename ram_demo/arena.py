@@ -172,12 +172,15 @@ class Arena:
         for live in mine:
             live.turns[-1].stop()
 
-    def vote(self, battle_id: str, session: str, choice: str, ballot: Ballot) -> None:
+    def vote(self, battle_id: str, session: str, choice: str, ballot: Ballot, retried: bool = False) -> None:
         """Keep the vote, and before it what the disk has not taken yet. Returns only once it is safe.
 
-        The reading time is the server's own. Raises UserError where the store forbids it or a cap is met, StorageError
-        where nothing was saved and trying again makes sense.
+        The reading time is the server's own. retried: an earlier try may have been saved without the page hearing of
+        it, so that the same vote is no mistake. Raises UserError where the store forbids it or a cap is met,
+        StorageError where nothing was saved and trying again makes sense.
         """
+        if retried and self.store.choice_of(battle_id, session) == choice:
+            return
         self._check(session)
         with self._lock:
             live = self._live.get(battle_id)

@@ -254,6 +254,16 @@ def test_one_vote_a_battle_and_none_after_it_was_revealed(arena, store):
     assert [row.choice for row in store.rows()] == ["a"]
 
 
+def test_a_vote_that_was_saved_unheard_may_be_sent_again_but_no_other_one(arena, store):
+    battle = fight(arena)
+    arena.vote(battle, ME, "a", Ballot(), retried=True)
+    arena.reveal(battle, ME)
+    arena.vote(battle, ME, "a", Ballot(), retried=True)
+    assert "revealed" in refused(arena.vote, battle, ME, "b", Ballot(), True)
+    assert "not yours" in refused(arena.vote, battle, OTHER, "a", Ballot(), True)
+    assert [row.choice for row in store.rows()] == ["a"]
+
+
 def test_fifty_votes_at_once_are_one(arena, store):
     battle = fight(arena)
     gate = threading.Barrier(50, timeout=PATIENCE)

@@ -225,13 +225,13 @@ function cast(choice) {
 }
 
 // Until the server has it, the vote stays here, and is sent again after pauses that grow.
-async function send(vote) {
+async function send(vote, retried = false) {
   battle = vote.battle;
   sessionStorage.setItem(KEPT_VOTE, JSON.stringify(vote));
   be("sending", "Saving your vote…");
   for (let tries = 0; ; tries++) {
-    const answer = await ask("vote", vote);
-    if (!answer.error || (tries && (await ask("reveal")).turns)) break; // saved now, or by a try whose answer was lost
+    const answer = await ask("vote", { ...vote, retried: retried || tries > 0 });
+    if (!answer.error) break;
     if (!answer.again) {
       sessionStorage.removeItem(KEPT_VOTE);
       return turns.length ? be("ended", answer.error) : reset(answer.error);
@@ -398,4 +398,4 @@ document.addEventListener("keydown", (event) => {
 openStage({ whats_new: async ({ run }) => ({ ...told.turns[Number(run.split(":")[1])] }) }, stageProps, (_, again) => (showRun = again));
 reset();
 const unsaved = sessionStorage.getItem(KEPT_VOTE);
-if (unsaved) send(JSON.parse(unsaved));
+if (unsaved) send(JSON.parse(unsaved), true);

@@ -72,7 +72,7 @@ def questions(arena: Arena) -> list[Callable[[dict], dict]]:
         return {}
 
     def vote(asked: dict) -> dict:
-        arena.vote(*_whose(asked), text_of(asked, "choice"), _ballot(asked))
+        arena.vote(*_whose(asked), text_of(asked, "choice"), _ballot(asked), asked.get("retried") is True)
         return {}
 
     def reveal(asked: dict) -> dict:

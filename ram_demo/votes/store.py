@@ -156,6 +156,12 @@ class VoteStore:
             mine = (VoteRecord.session == session, VoteRecord.created_at >= since)
             return db.scalar(select(func.count()).select_from(VoteRecord).where(*mine))
 
+    def choice_of(self, battle_id: str, session: str) -> str | None:
+        """What that session voted on that battle; None where it did not."""
+        with self._read() as db:
+            mine = (VoteRecord.battle_id == battle_id, VoteRecord.session == session)
+            return db.scalar(select(VoteRecord.choice).where(*mine))
+
     def pair_counts(self) -> dict[tuple[str, str], int]:
         """Votes by pair of labels, as `reading.pair_counts` gives them."""
         with self._read() as db:

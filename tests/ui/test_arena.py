@@ -74,7 +74,7 @@ def test_a_vote_goes_in_whole_and_only_in_its_own_form():
     arena = Told()
     said = {"choice": "a", "reasons": ["clear"], "comment": "<i>", "span": ["b", 1, 4]}
     assert ask(arena, "vote", {**WHO, **said}) == {}
-    assert arena.asked == [("vote", WHO["battle"], WHO["session"], "a", Ballot(("clear",), "<i>", ("b", 1, 4)))]
+    assert arena.asked == [("vote", WHO["battle"], WHO["session"], "a", Ballot(("clear",), "<i>", ("b", 1, 4)), False)]
     for wrong in ({"reasons": "clear"}, {"reasons": [1]}, {"span": ["b", 1]}, {"span": ["b", 1, True]}, {"comment": 1},
                   {"choice": None}, {"battle": 7}, {"session": None}):  # fmt: skip
         assert "reload it" in ask(arena, "vote", {**WHO, **said, **wrong})["error"]
