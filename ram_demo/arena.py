@@ -70,7 +70,7 @@ class Arena:
         self.opening, self.registry, self.store = opening, registry, store
         self._chance = chance or SystemRandom()
         self._live: OrderedDict[str, Live] = OrderedDict()
-        self._replays: OrderedDict[str, Replay] = OrderedDict()
+        self._replays: OrderedDict[tuple[str, str], Replay] = OrderedDict()
         self._unfit: set[str] = set()  # aligners that cannot weigh this proposal's tokens
         self._counts: dict[tuple[str, str], int] = {}
         self._looked = -LOOK_SECONDS
@@ -135,17 +135,16 @@ class Arena:
         kept; if the disk refuses, that is tried again with the vote. Raises UserError unless it is this session's."""
         live = self._mine(battle_id, session)
         live.asked = time.monotonic()
-        turn = live.turns[-1]
-        news = turn.news(heard)
-        if news.heard and live.read_since is None:
-            live.read_since = time.monotonic()
-        if news.state == "ended" and not live.seen_whole:
-            live.seen_whole = True
-            try:
-                with live.lock:
+        with live.lock:
+            news = live.turns[-1].news(heard)
+            if news.heard and live.read_since is None:
+                live.read_since = time.monotonic()
+            if news.state == "ended" and not live.seen_whole:
+                live.seen_whole = True
+                try:
                     self._save(live)
-            except StorageError as error:
-                log.warning("a battle was not kept yet: %s", error)
+                except StorageError as error:
+                    log.warning("a battle was not kept yet: %s", error)
         return news
 
     def give_up_turn(self, battle_id: str, session: str) -> str:
@@ -211,12 +210,12 @@ class Arena:
     def replay(self, battle_id: str, session: str) -> Standing:
         """Run a revealed battle again, at the first asking, and say how far that is. Raises UserError."""
         with self._lock:
-            replay = self._replays.get(battle_id)
+            replay = self._replays.get((battle_id, session))
         if replay is None:
             battle = self.reveal(battle_id, session)
             replay = Replay(self.opening.wait(), battle)
             with self._lock:
-                self._replays[battle_id] = replay
+                self._replays[battle_id, session] = replay
                 while len(self._replays) > KEPT:
                     self._replays.popitem(last=False)
         return replay.standing()
@@ -259,13 +258,13 @@ class Arena:
     def _lot(self) -> tuple[pairing.Pair, dict[str, int]]:
         packages = [p for p in self.registry.packages() if p.problem is None and p.name not in self._unfit]
         usable = {package.name: package.card.beta for package in packages}
+        now = time.monotonic()
+        if now - self._looked > LOOK_SECONDS:
+            self._looked = now
+            self.store.expire(datetime.now(timezone.utc) - LIFETIME)
+            self._counts = self.store.pair_counts()  # nobody waits for it but who starts this battle
         with self._lock:
-            if time.monotonic() - self._looked > LOOK_SECONDS:
-                self._looked = time.monotonic()
-                self.store.expire(datetime.now(timezone.utc) - LIFETIME)
-                self._counts = dict(self.store.pair_counts())
             known = Counter(self._counts)
-            now = time.monotonic()
             known.update((o.pair.a, o.pair.b) for o in self._live.values() if now - o.asked < LOOK_SECONDS)
             pair = pairing.draw(pairing.lanes_of(usable), known, self._chance)
             seed, other = (self._chance.randrange(2**31) for _ in SIDES)

@@ -459,6 +459,7 @@ def test_a_battle_runs_again_token_for_token(arena, drawn, pair):
     battle = fight(arena, "the \0 tin \ud800", "the inn")
     arena.vote(battle, ME, "a", Ballot())
     told = standing(arena, battle)
+    assert "not yours" in refused(arena.replay, battle, OTHER)
     assert (told.over, told.differs, told.changed, told.problem) == (True, None, (), "")
     assert told.done == told.of == 24
 
