@@ -4,11 +4,12 @@ from html import escape
 
 import gradio as gr
 
+from ram_demo.arena import Arena
 from ram_demo.models.aligners import Registry
 from ram_demo.runs import Runs
 from ram_demo.settings import SHIPPED_ALIGNERS, Settings
 from ram_demo.training.jobs import Jobs
-from ram_demo.ui import compare, shelf, trainer
+from ram_demo.ui import arena, compare, owner, shelf, trainer
 from ram_demo.ui.assets import web
 from ram_demo.ui.guard import Guard
 from ram_demo.workbench import Opening
@@ -26,7 +27,7 @@ THEME = gr.themes.Base(
 
 def build(settings: Settings, opening: Opening, runs: Runs, jobs: Jobs) -> gr.Blocks:
     """The page, ready to be launched with `launch_options`."""
-    registry = Registry(SHIPPED_ALIGNERS, settings.own_aligners)
+    registry, guard = Registry(SHIPPED_ALIGNERS, settings.own_aligners), Guard(settings, jobs)
     with gr.Blocks(title=TITLE, analytics_enabled=False) as page:
         with gr.Row(elem_classes="masthead"):
             gr.HTML(f"<h1>{TITLE}</h1><p>{LINE}</p>", scale=8)
@@ -48,12 +49,15 @@ def build(settings: Settings, opening: Opening, runs: Runs, jobs: Jobs) -> gr.Bl
         with gr.Tabs():
             with gr.Tab("Compare", id="compare"):
                 picker = compare.build(runs, registry)
+            with gr.Tab("Arena", id="arena"):
+                arena.build(Arena(opening, registry, runs.store))
+                owner.build(runs.store, guard)
             with gr.Tab("Train", id="train"):
                 training = gr.Column()
             with gr.Tab("Aligners", id="aligners"):
                 cards = shelf.build(opening, registry, picker, settings.uploads)
             with training:
-                trainer.build(jobs, opening, runs.store, registry, Guard(settings, jobs), picker, cards)
+                trainer.build(jobs, opening, runs.store, registry, guard, picker, cards)
 
         def look() -> tuple:
             """What may have changed since the page was built: the proposal's state, and which aligners there are."""
