@@ -16,6 +16,7 @@ MAY_IMPORT = {
     "models": {"settings", "errors"},
     "decoding": {"models", "errors"},
     "votes": {"errors"},
+    "ranking": {"errors"},
     "training": {"evaluation", "models", "settings", "errors"},
     "request": {"decoding", "models", "errors"},
     "workbench": {"decoding", "models", "request", "settings", "errors"},
