@@ -1,6 +1,23 @@
 """What people thought: battles and votes, kept and exported. The only room that imports sqlalchemy."""
 
+from ram_demo.votes.battles import CHOICES, KINDS, REASONS, Ballot, Battle, NewBattle, Response, Turn, VoteRow
 from ram_demo.votes.export import FORMATS, export, preferences
-from ram_demo.votes.store import CHOICES, Battle, Response, VoteRow, VoteStore
+from ram_demo.votes.reading import Columns
+from ram_demo.votes.store import VoteStore
 
-__all__ = ["CHOICES", "FORMATS", "Battle", "Response", "VoteRow", "VoteStore", "export", "preferences"]
+__all__ = [
+    "CHOICES",
+    "FORMATS",
+    "KINDS",
+    "REASONS",
+    "Ballot",
+    "Battle",
+    "Columns",
+    "NewBattle",
+    "Response",
+    "Turn",
+    "VoteRow",
+    "VoteStore",
+    "export",
+    "preferences",
+]

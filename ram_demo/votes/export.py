@@ -7,11 +7,10 @@ from dataclasses import fields
 from typing import Any, TextIO
 
 from ram_demo.errors import UserError
-from ram_demo.votes.schema import SIDES
-from ram_demo.votes.store import Battle, Response, VoteRow
+from ram_demo.votes.battles import SIDES, Battle, Response, VoteRow
 
-_VOTE = [field.name for field in fields(VoteRow) if field.name != "battle"]
-_BATTLE = [field.name for field in fields(Battle) if field.name not in ("session", *SIDES)]
+_VOTE = [field.name for field in fields(VoteRow) if field.name not in ("battle", "ballot", "imported")]
+_BATTLE = [field.name for field in fields(Battle) if field.name not in ("session", "later", *SIDES)]
 _RESPONSE = [field.name for field in fields(Response) if field.name != "trace"]
 
 

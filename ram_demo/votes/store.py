@@ -1,198 +1,219 @@
 """Battles and votes, kept in a database. Knows nothing of pages, models or what a vote is later used for.
 
-Who may vote, and how often, is decided here and by the tables' constraints; a page that forgets to disable its buttons
-changes nothing. Text goes in through `schema.clean_text`, so no prompt and no model output can break the store.
+Who may vote, and how often, is decided here: a battle is a state machine, and each step is one conditional UPDATE whose
+row count says whether it was taken. So it holds for threads and for processes, and a page that forgets to disable its
+buttons changes nothing.
+
+    created -> running <-> ended -> voted -> revealed
+    ended -> revealed (the vote is given up);   created, running, ended -> expired (nobody came back)
+
+Text goes in through `columns.clean_text`, so no prompt and no model output can break the store.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, Engine, create_engine, event, func, insert, make_url, select
-from sqlalchemy.exc import IntegrityError, OperationalError
-from sqlalchemy.orm import Session, selectinload
+from sqlalchemy import Connection, func, insert, literal, select, update
 
 from ram_demo import __version__
-from ram_demo.errors import StorageError, UserError
-from ram_demo.votes.schema import CHOICES, SIDES, BattleRecord, Record, ResponseRecord, VoteRecord, clean_text, new_id
+from ram_demo.errors import UserError
+from ram_demo.votes import engines, reading
+from ram_demo.votes.battles import SIDES, Ballot, Battle, NewBattle, Response, VoteRow, check_choice, checked
+from ram_demo.votes.columns import UtcDateTime, clean_text
+from ram_demo.votes.counting import prompt_key, verdict
+from ram_demo.votes.schema import BattleRecord, Record, ResponseRecord, ReviewRecord, VoteRecord, new_id, now
 
-
-@dataclass(frozen=True)
-class Response:
-    """One lane as it was shown on one side of a battle. The lane has ended: done is eos, length or stopped."""
-
-    lane: str
-    aligners: str  # names and strengths, as in "concise:1.0"; empty for the base
-    aligner_revision: str
-    text: str
-    done: str
-    tokens: int
-    tokens_per_s: float
-    first_token_ms: float
-    gated_share: float | None  # None where no aligner was there to be gated
-    mean_kl: float | None  # nats; None where no aligner was there to be measured
-    trace: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Battle:
-    """One prompt and the two responses shown to one browser session, with all that replays them."""
-
-    prompt: str
-    session: str
-    seed: int
-    mode: str
-    settings: dict[str, Any]
-    proposal: str
-    proposal_revision: str
-    a: Response
-    b: Response
-
-
-@dataclass(frozen=True)
-class VoteRow:
-    """One vote with its battle. Moments are aware and in UTC."""
-
-    id: str
-    created_at: datetime
-    choice: str
-    battle_id: str
-    battle_created_at: datetime
-    app_version: str
-    battle: Battle
+_REFUSED = {
+    "created": "Both answers must have ended before they are voted on.",
+    "running": "Both answers must have ended before they are voted on.",
+    "ended": "This battle has ended already.",
+    "voted": "This battle has its vote already: a battle is voted on once.",
+    "revealed": "This battle has been revealed, and nothing can be changed any more.",
+    "expired": "This battle was left alone for too long and has expired: start another one.",
+}
 
 
 class VoteStore:
-    """The votes behind `url`, an SQLAlchemy URL such as `sqlite:////data/votes.sqlite3`. Threads may share one store.
+    """The votes behind `url`: `sqlite:////data/votes.sqlite3`, or `postgresql+psycopg://...` for several processes.
 
-    The folder and the tables are made where missing. `network_volume` is for a disk that is reached over a network:
-    there the store locks the file for itself until it is closed, so that no second process can open it, and its threads
-    take turns.
+    Threads may share one store. A SQLite file's folder and the tables are made where missing. `network_volume` is for
+    a disk that is reached over a network: there the store locks the file for itself until it is closed, so that no
+    second process can open it, and its threads take turns.
 
-    Raises StorageError where the folder cannot be written.
+    Raises UserError for an address that is none, and StorageError where nothing can be written.
     """
 
     def __init__(self, url: str, network_volume: bool = False):
-        parsed = make_url(url)
-        self._folder = _folder(parsed)
-        with self._storage_errors("Votes cannot be saved"):
-            self._folder.mkdir(parents=True, exist_ok=True)
-            self._engine = _sqlite_engine(parsed, network_volume)
+        self._url = engines.parse_url(url)
+        with engines.storage_errors(self._url, "Votes cannot be saved"):
+            self._engine = engines.connect(self._url, network_volume)
             Record.metadata.create_all(self._engine)
 
-    def record_battle(self, battle: Battle) -> str:
-        """Keep a battle and its two responses, and return its id once they are committed. Raises StorageError."""
+    # A battle, step by step. Every method returns once it is committed; whatever is raised, nothing was changed.
+    # All raise UserError for a step that cannot be taken now, or by whom; StorageError where the database refuses.
+
+    def create_battle(self, new: NewBattle) -> str:
+        """Keep a battle that nothing was answered in yet, and return its id."""
         battle_id = new_id()
-        shared = {name: value for name, value in vars(battle).items() if name not in SIDES}
-        sides = [{"battle_id": battle_id, "side": side, **vars(getattr(battle, side))} for side in SIDES]
-        with self._storage_errors("The vote was NOT saved"), self._engine.begin() as db:
-            db.execute(insert(BattleRecord).values(id=battle_id, app_version=__version__, **shared))
-            db.execute(insert(ResponseRecord), sides)
+        with self._write("The battle was NOT saved") as db:
+            _insert_battle(db, battle_id, new, state="created")
         return battle_id
 
-    def vote(self, battle_id: str, choice: str, session: str) -> None:
-        """Count one vote. Returns only once it is committed; whatever is raised, nothing was counted.
+    def begin_turn(self, battle_id: str, session: str) -> None:
+        """The session has asked something, and both sides are about to answer."""
+        with self._write("The battle was NOT saved") as db:
+            _step(db, battle_id, ("created", "ended"), "running", session)
 
-        Raises UserError for an unknown choice or battle, another session than the battle's, or a second vote, and
-        StorageError where the disk refuses.
+    def abandon_turn(self, battle_id: str) -> None:
+        """The turn failed or was given up: the battle stands where it stood before it began."""
+        with self._write("The battle was NOT saved") as db:
+            answered = select(ResponseRecord.id).where(ResponseRecord.battle_id == battle_id).exists()
+            before = "ended" if db.scalar(select(answered)) else "created"
+            _step(db, battle_id, ("running",), before)
+
+    def end_turn(self, battle_id: str, turn: int, prompt: str, a: Response, b: Response) -> None:
+        """Both sides have answered turn number `turn`, the first being 0."""
+        with self._write("The battle was NOT saved") as db:
+            _step(db, battle_id, ("running",), "ended", ended_at=now())
+            db.execute(insert(ResponseRecord), _sides(battle_id, turn, prompt, a, b))
+
+    def record_battle(self, battle: Battle) -> str:
+        """Keep a battle that has ended, and return its id: it may be voted on."""
+        battle_id = new_id()
+        new = NewBattle(**{field.name: getattr(battle, field.name) for field in fields(NewBattle)})
+        with self._write("The vote was NOT saved") as db:
+            _insert_battle(db, battle_id, new, state="ended", ended_at=now())
+            for number, turn in enumerate(battle.turns):
+                db.execute(insert(ResponseRecord), _sides(battle_id, number, turn.prompt, turn.a, turn.b))
+        return battle_id
+
+    def vote(self, battle_id: str, choice: str, session: str, ballot: Ballot = Ballot()) -> None:  # noqa: B008 frozen
+        """Take the one vote of a battle that has ended and is not revealed, from the session that it was shown to.
+
+        What the rules say of it (`counting.verdict`) is kept beside it.
         """
-        if choice not in CHOICES:
-            raise UserError(f"Unknown choice {choice!r}: choose one of {', '.join(CHOICES)}.")
-        try:
-            with self._storage_errors("The vote was NOT saved"), self._engine.begin() as db:
-                owner = db.scalar(select(BattleRecord.session).where(BattleRecord.id == battle_id))
-                if owner is None:
-                    raise UserError(f"Unknown battle {battle_id!r}: there is nothing to vote on.")
-                if owner != clean_text(session):
-                    raise UserError("This battle is not yours: only the session that ran it may vote.")
-                db.execute(insert(VoteRecord).values(battle_id=battle_id, choice=choice, session=session))
-        except IntegrityError as error:
-            # All else that the constraints ask was just checked, so this can only be the unique battle.
-            raise UserError("This battle has its vote already: a battle is voted on once.") from error
+        check_choice(choice)
+        ballot = checked(ballot)
+        side, start, end = ballot.span or (None, None, None)
+        with self._write("The vote was NOT saved") as db:
+            _step(db, battle_id, ("ended",), "voted", session, voted_at=now())
+            texts = _last_texts(db, battle_id)
+            if side and end > len(texts[side]):
+                raise UserError("The span that decided must lie in the last answer of its side.")
+            earlier = _votes_on_the_same_prompt(db, battle_id)
+            vote_id = new_id()
+            db.execute(
+                insert(VoteRecord).values(
+                    id=vote_id,
+                    battle_id=battle_id,
+                    choice=choice,
+                    session=session,
+                    reasons=list(ballot.reasons),
+                    comment=ballot.comment,
+                    span_side=side,
+                    span_start=start,
+                    span_end=end,
+                    reading_seconds=ballot.reading_seconds,
+                )
+            )
+            said = verdict(tuple(texts.values()), ballot.reading_seconds, earlier)
+            if said:
+                db.execute(insert(ReviewRecord).values(vote_id=vote_id, by="rule", counts=said.counts, why=said.why))
+
+    def reveal(self, battle_id: str, session: str) -> Battle:
+        """The whole battle, for the session that it was shown to; from now on it takes no vote. May be asked again."""
+        first = func.coalesce(BattleRecord.revealed_at, literal(now(), UtcDateTime()))
+        with self._write("The battle was NOT revealed") as db:
+            _step(db, battle_id, ("voted", "ended", "revealed"), "revealed", session, revealed_at=first)
+        return reading.battle(self._engine, battle_id)
+
+    def expire(self, before: datetime) -> int:
+        """Close the battles that were left without a vote since before that moment; returns how many."""
+        waiting = BattleRecord.state.in_(("created", "running", "ended"))
+        last = func.coalesce(BattleRecord.ended_at, BattleRecord.created_at)
+        with self._write("The battles were NOT expired") as db:
+            return db.execute(update(BattleRecord).where(waiting, last < before).values(state="expired")).rowcount
+
+    def review(self, vote_id: str, counts: bool, why: str) -> None:
+        """The owner's word on whether a vote counts. Adds to what was said before; the vote stays as it is."""
+        with self._write("The review was NOT saved") as db:
+            if db.scalar(select(VoteRecord.id).where(VoteRecord.id == vote_id)) is None:
+                raise UserError(f"Unknown vote {vote_id!r}: there is nothing to review.")
+            db.execute(insert(ReviewRecord).values(vote_id=vote_id, by="owner", counts=counts, why=why))
+
+    # What was kept.
 
     def count(self) -> int:
         """The number of votes."""
         with self._engine.connect() as db:
             return db.scalar(select(func.count()).select_from(VoteRecord))
 
-    def rows(self) -> Iterator[VoteRow]:
-        """Every vote with its battle, oldest first (then by id), read from the disk as they are asked for.
+    def votes_of(self, session: str, since: datetime) -> int:
+        """How many votes a session gave from that moment on."""
+        with self._engine.connect() as db:
+            mine = (VoteRecord.session == session, VoteRecord.created_at >= since)
+            return db.scalar(select(func.count()).select_from(VoteRecord).where(*mine))
 
-        Holds a connection until the last row or until it is closed. On a network volume that is the only one, so there
-        votes wait for the reader.
-        """
-        # Loaded apart from the votes, batch by batch: a join would sort every trace before the first row is out.
-        battles = selectinload(VoteRecord.battle).selectinload(BattleRecord.responses)
-        query = select(VoteRecord).options(battles).order_by(VoteRecord.created_at, VoteRecord.id)
-        with Session(self._engine) as db:
-            for vote in db.scalars(query.execution_options(yield_per=20)):
-                yield _vote_row(vote)
+    def rows(self, **filters: Any) -> Iterator[VoteRow]:
+        """Votes with their battles, as `reading.rows` gives them."""
+        return reading.rows(self._engine, **filters)
+
+    def ballots(self, **filters: Any) -> reading.Columns:
+        """Votes as columns for ratings, as `reading.ballots` gives them."""
+        return reading.ballots(self._engine, **filters)
 
     def close(self) -> None:
         """Close every connection, and so let go of the file."""
         self._engine.dispose()
 
     @contextmanager
-    def _storage_errors(self, failed: str) -> Iterator[None]:
-        try:
-            yield
-        except (OSError, OperationalError) as error:
-            reason = _refusal(error)
-            if reason is None:
-                raise
-            raise StorageError(f"{failed}: the folder {self._folder} cannot be written ({reason}).") from error
+    def _write(self, failed: str) -> Iterator[Connection]:
+        with engines.storage_errors(self._url, failed), self._engine.begin() as db:
+            yield db
 
 
-def _vote_row(vote: VoteRecord) -> VoteRow:
-    battle = vote.battle
-    shared = {field.name: getattr(battle, field.name) for field in fields(Battle) if field.name not in SIDES}
-    return VoteRow(
-        id=vote.id,
-        created_at=vote.created_at,
-        choice=vote.choice,
-        battle_id=battle.id,
-        battle_created_at=battle.created_at,
-        app_version=battle.app_version,
-        battle=Battle(**shared, **{record.side: _response(record) for record in battle.responses}),
-    )
+def _insert_battle(db: Connection, battle_id: str, new: NewBattle, **more: Any) -> None:
+    key = prompt_key(new.prompt)
+    db.execute(insert(BattleRecord).values(id=battle_id, prompt_key=key, app_version=__version__, **vars(new), **more))
 
 
-def _response(record: ResponseRecord) -> Response:
-    return Response(**{field.name: getattr(record, field.name) for field in fields(Response)})
+def _sides(battle_id: str, turn: int, prompt: str, a: Response, b: Response) -> list[dict[str, Any]]:
+    shared = {"battle_id": battle_id, "turn": turn, "prompt": prompt}
+    return [{**shared, "side": side, **vars(response)} for side, response in zip(SIDES, (a, b), strict=True)]
 
 
-# What is SQLite's own stands from here to the end, and nowhere else.
+def _step(
+    db: Connection, battle_id: str, before: tuple[str, ...], after: str, session: str | None = None, **more: Any
+) -> None:
+    """Take a battle from one of the states `before` to `after`, or raise UserError and say why it cannot be.
+
+    The one UPDATE both asks and answers, so of any number of attempts at once one finds the state that it asks for.
+    """
+    this = [BattleRecord.id == battle_id, BattleRecord.state.in_(before)]
+    if session is not None:
+        this.append(BattleRecord.session == session)
+    if db.execute(update(BattleRecord).where(*this).values(state=after, **more)).rowcount:
+        return
+    found = db.execute(select(BattleRecord.session, BattleRecord.state).where(BattleRecord.id == battle_id)).first()
+    if found is None:
+        raise UserError(f"Unknown battle {battle_id!r}: there is nothing to vote on.")
+    if session is not None and found.session != clean_text(session):
+        raise UserError("This battle is not yours: only the session that ran it may vote.")
+    raise UserError(_REFUSED[found.state])
 
 
-def _folder(url: URL) -> Path:
-    return Path(url.database.removeprefix("file:")).parent
+def _last_texts(db: Connection, battle_id: str) -> dict[str, str]:
+    """{side: its last answer}"""
+    mine = ResponseRecord.battle_id == battle_id
+    last = select(func.max(ResponseRecord.turn)).where(mine).scalar_subquery()
+    query = select(ResponseRecord.side, ResponseRecord.text).where(mine, ResponseRecord.turn == last)
+    return dict(db.execute(query).tuples().all())
 
 
-def _sqlite_engine(url: URL, network_volume: bool) -> Engine:
-    """An engine on a file that takes a real write, whose commits are on the disk when they return."""
-    # An exclusive lock belongs to one connection, so there must be one only.
-    engine = create_engine(url, **({"pool_size": 1, "max_overflow": 0} if network_volume else {}))
-    # A write-ahead log needs memory shared between processes, which a network volume does not give.
-    journal = ("locking_mode = EXCLUSIVE", "journal_mode = DELETE") if network_volume else ("journal_mode = WAL",)
-
-    @event.listens_for(engine, "connect")
-    def set_pragmas(connection, _record):
-        for pragma in ("busy_timeout = 10000", "foreign_keys = ON", "synchronous = FULL", *journal):
-            connection.execute(f"PRAGMA {pragma}")
-
-    with engine.connect() as db:
-        # The number of this schema. Writing it finds a read-only folder now, and not at the first vote.
-        db.exec_driver_sql("PRAGMA user_version = 1")
-    return engine
-
-
-def _refusal(error: OSError | OperationalError) -> str | None:
-    """Why the disk refused, or None if `error` is about something else."""
-    if isinstance(error, OSError):
-        return error.strerror
-    words = str(error.orig)
-    refusals = ("readonly", "unable to open", "disk is full", "disk I/O error", "database is locked")
-    return words if any(refusal in words for refusal in refusals) else None
+def _votes_on_the_same_prompt(db: Connection, battle_id: str) -> int:
+    key = select(BattleRecord.prompt_key).where(BattleRecord.id == battle_id).scalar_subquery()
+    on_it = select(func.count()).select_from(VoteRecord).join(BattleRecord)
+    return db.scalar(on_it.where(BattleRecord.prompt_key == key))

@@ -49,3 +49,14 @@ def battle():
         a=aligned,
         b=base,
     )
+
+
+@pytest.fixture
+def state_of(store):
+    """Call it with a battle's id: the state that is written in its row."""
+
+    def state(battle_id):
+        with store._engine.connect() as db:
+            return db.exec_driver_sql(f"SELECT state FROM battle WHERE id = '{battle_id}'").scalar()
+
+    return state

@@ -39,6 +39,8 @@ def test_jsonl_is_one_object_a_vote(rows, battle):
         "id": rows[0].id,
         "created_at": rows[0].created_at.isoformat(),
         "choice": "b",
+        "counts": True,
+        "why": "",
         "battle_id": rows[0].battle_id,
         "battle_created_at": rows[0].battle_created_at.isoformat(),
         "app_version": rows[0].app_version,
@@ -48,6 +50,9 @@ def test_jsonl_is_one_object_a_vote(rows, battle):
         "settings": battle.settings,
         "proposal": "SmolLM2-135M-Instruct",
         "proposal_revision": "sha256:cd",
+        "kind": "compare",
+        "blind": False,
+        "category": "",
         "a": vars(battle.a),
         "b": vars(battle.b),
     }
@@ -70,8 +75,8 @@ def test_the_session_stays_behind_unless_asked_for(rows, format):
 
 def test_csv_is_flat(rows):
     first, second = sheet(written(rows, "csv"))
-    vote = ["id", "created_at", "choice", "battle_id", "battle_created_at", "app_version"]
-    battle = ["prompt", "seed", "mode", "settings", "proposal", "proposal_revision"]
+    vote = ["id", "created_at", "choice", "counts", "why", "battle_id", "battle_created_at", "app_version"]
+    battle = ["prompt", "seed", "mode", "settings", "proposal", "proposal_revision", "kind", "blind", "category"]
     response = ["lane", "aligners", "aligner_revision", "text", "done"]
     numbers = ["tokens", "tokens_per_s", "first_token_ms", "gated_share", "mean_kl"]
     assert list(first) == vote + battle + [f"{side}_{name}" for side in "ab" for name in response + numbers]

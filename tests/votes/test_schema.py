@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateTable
 
-from ram_demo.votes.schema import Record, UtcDateTime, clean_text
+from ram_demo.votes.columns import UtcDateTime, clean_text
+from ram_demo.votes.schema import Record
 
 ANY_TEXT = st.text(st.characters())  # hypothesis leaves surrogates out unless they are asked for
 HALVES = st.text(st.sampled_from("x\0\ud83d\ude00\ud800é"))
@@ -54,8 +55,8 @@ def test_postgresql_understands_the_tables():
         name: str(CreateTable(table).compile(dialect=postgresql.dialect()))
         for name, table in Record.metadata.tables.items()
     }
-    assert set(ddl) == {"battle", "response", "vote"}
-    assert "seed BIGINT NOT NULL" in ddl["battle"]
+    assert set(ddl) == {"battle", "response", "vote", "review", "salt"}
+    assert "seed BIGINT" in ddl["battle"]
     assert "created_at TIMESTAMP WITH TIME ZONE NOT NULL" in ddl["vote"]
     assert "CHECK (choice IN ('a', 'b', 'tie', 'both_bad'))" in ddl["vote"]
     assert "CHECK (done IN ('eos', 'length', 'stopped'))" in ddl["response"]

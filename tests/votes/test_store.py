@@ -190,13 +190,20 @@ def test_a_refused_vote_is_not_counted_and_spoils_nothing(store, battle, battle_
     assert store.count() == 1
 
 
+AGAIN = (
+    "INSERT INTO vote (id, created_at, choice, session, reasons, comment, battle_id) "
+    "SELECT 'x', created_at, choice, session, reasons, comment,"
+)
+
+
 @pytest.mark.parametrize(
     "sql",
     [
-        "INSERT INTO vote SELECT 'x', battle_id, 'both', session, created_at FROM vote",
-        "INSERT INTO vote SELECT 'x', battle_id, choice, session, created_at FROM vote",
-        "INSERT INTO vote SELECT 'x', 'nobody', choice, session, created_at FROM vote",
+        f"{AGAIN} battle_id FROM vote",
+        f"{AGAIN} 'nobody' FROM vote",
         "UPDATE vote SET choice = 'A'",
+        "UPDATE battle SET state = 'open'",
+        "UPDATE battle SET kind = 'arena'",
         "UPDATE response SET done = 'abandoned'",
         "UPDATE response SET side = 'c' WHERE side = 'a'",
         "UPDATE response SET side = 'a'",

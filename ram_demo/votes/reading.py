@@ -1,0 +1,174 @@
+"""Votes read back: whole, one by one, or as columns for ratings. Changes nothing."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from datetime import datetime
+
+from sqlalchemy import Engine, Select, and_, case, func, select
+from sqlalchemy.orm import Session, aliased, selectinload
+
+from ram_demo.errors import UserError
+from ram_demo.votes.battles import BASE, SIDES, Ballot, Battle, NewBattle, Response, Turn, VoteRow
+from ram_demo.votes.schema import BattleRecord, ResponseRecord, ReviewRecord, VoteRecord
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Votes in columns of one length, oldest first. None stands for what is not known."""
+
+    id: tuple[str, ...]
+    created_at: tuple[datetime, ...]
+    choice: tuple[str, ...]
+    voter: tuple[str, ...]  # the session; a vote whose voter is unknown has one of its own
+    kind: tuple[str, ...]
+    blind: tuple[bool, ...]
+    imported: tuple[bool, ...]
+    category: tuple[str, ...]
+    prompt: tuple[str, ...]
+    a_label: tuple[str, ...]
+    b_label: tuple[str, ...]
+    a_tokens: tuple[int | None, ...]  # of all turns together
+    b_tokens: tuple[int | None, ...]
+    a_mean_kl: tuple[float | None, ...]  # nats, mean over the turns
+    b_mean_kl: tuple[float | None, ...]
+    a_gated_share: tuple[float | None, ...]  # mean over the turns
+    b_gated_share: tuple[float | None, ...]
+    counts: tuple[bool, ...]
+    why: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.id)
+
+
+def rows(engine: Engine, only_counting: bool = False) -> Iterator[VoteRow]:
+    """Every vote with its battle, oldest first (then by id), read from the disk as they are asked for.
+
+    Holds a connection until the last row or until it is closed. On a network volume that is the only one, so there
+    votes wait for the reader.
+    """
+    # Loaded apart from the votes, batch by batch: a join would sort every trace before the first row is out.
+    battles = selectinload(VoteRecord.battle).selectinload(BattleRecord.responses)
+    query, counts, why = _reviewed(select(VoteRecord))
+    query = query.add_columns(counts, why).options(battles).order_by(VoteRecord.created_at, VoteRecord.id)
+    if only_counting:
+        query = query.where(counts)
+    with Session(engine) as db:
+        for vote, counting, reason in db.execute(query.execution_options(yield_per=20)):
+            yield _vote_row(vote, counting, reason)
+
+
+def ballots(
+    engine: Engine,
+    *,
+    only_counting: bool = True,
+    blind_only: bool = False,
+    kinds: tuple[str, ...] | None = None,
+    category: str | None = None,
+    imported: bool | None = None,
+    since: datetime | None = None,
+) -> Columns:
+    """Votes as columns, cheap for a million of them: no text of an answer and no trace is read.
+
+    kinds: those alone, or all. imported: True or False for those alone, None for both. since: given from then on.
+    """
+    sides = _summaries().subquery()
+    unknown_voter = case((VoteRecord.session == "", VoteRecord.id), else_=VoteRecord.session)
+    battle = BattleRecord
+    query, counts, why = _reviewed(
+        select(VoteRecord.id, VoteRecord.created_at, VoteRecord.choice, unknown_voter)
+        .select_from(VoteRecord)
+        .join(battle)
+        .join(sides, sides.c.battle_id == battle.id)
+    )
+    summary = (sides.c[field.name] for field in fields(Columns) if field.name in sides.c)
+    query = query.add_columns(battle.kind, battle.blind, battle.imported, battle.category, battle.prompt, *summary)
+    query = query.add_columns(counts, why).order_by(VoteRecord.created_at, VoteRecord.id)
+    if only_counting:
+        query = query.where(counts)
+    if blind_only:
+        query = query.where(battle.blind)
+    if kinds is not None:
+        query = query.where(battle.kind.in_(kinds))
+    if category is not None:
+        query = query.where(battle.category == category)
+    if imported is not None:
+        query = query.where(battle.imported == imported)
+    if since is not None:
+        query = query.where(VoteRecord.created_at >= since)
+    with engine.connect() as db:
+        columns = list(zip(*db.execute(query).all(), strict=True))
+    return Columns(*columns or [()] * len(fields(Columns)))
+
+
+def battle(engine: Engine, battle_id: str) -> Battle:
+    """A battle that has answers. Raises UserError for one that is not here or has none."""
+    with Session(engine) as db:
+        record = db.get(BattleRecord, battle_id, options=[selectinload(BattleRecord.responses)])
+        if record is None or not record.responses:
+            raise UserError(f"Unknown battle {battle_id!r}: there is nothing to show.")
+        return _battle(record)
+
+
+def _reviewed(query: Select) -> tuple[Select, object, object]:
+    """`query` over votes, joined to the review that decides each: (query, whether it counts, why).
+
+    The owner's newest word decides; where the owner said nothing, the rules' newest does; where nobody did, it counts.
+    """
+    authority = case((ReviewRecord.by == "owner", 1), else_=0)
+    rank = func.row_number().over(
+        partition_by=ReviewRecord.vote_id, order_by=(authority.desc(), ReviewRecord.id.desc())
+    )
+    newest = select(ReviewRecord.vote_id, ReviewRecord.counts, ReviewRecord.why, rank.label("rank")).subquery()
+    decides = aliased(newest)
+    query = query.outerjoin(decides, and_(decides.c.vote_id == VoteRecord.id, decides.c.rank == 1))
+    return query, func.coalesce(decides.c.counts, True), func.coalesce(decides.c.why, "")
+
+
+def _summaries() -> Select:
+    """One row a battle: the labels, and what is known of its answers. Served by `ix_response_summary` alone."""
+    r = ResponseRecord
+    label = case((r.aligners == "", BASE), else_=r.aligners)
+
+    def of(side: str, value) -> object:
+        return case((r.side == side, value))
+
+    columns = []
+    for side in SIDES:
+        columns += [
+            func.max(of(side, label)).label(f"{side}_label"),
+            func.sum(of(side, r.tokens)).label(f"{side}_tokens"),
+            func.avg(of(side, r.mean_kl)).label(f"{side}_mean_kl"),
+            func.avg(of(side, r.gated_share)).label(f"{side}_gated_share"),
+        ]
+    return select(r.battle_id, *columns).group_by(r.battle_id)
+
+
+def _vote_row(vote: VoteRecord, counts: bool, why: str) -> VoteRow:
+    span = (vote.span_side, vote.span_start, vote.span_end) if vote.span_side else None
+    return VoteRow(
+        id=vote.id,
+        created_at=vote.created_at,
+        choice=vote.choice,
+        ballot=Ballot(tuple(vote.reasons), vote.comment, span, vote.reading_seconds),
+        counts=counts,
+        why=why,
+        battle_id=vote.battle.id,
+        battle_created_at=vote.battle.created_at,
+        app_version=vote.battle.app_version,
+        imported=vote.battle.imported,
+        battle=_battle(vote.battle),
+    )
+
+
+def _battle(record: BattleRecord) -> Battle:
+    shared = {field.name: getattr(record, field.name) for field in fields(NewBattle)}
+    sides = {(answer.turn, answer.side): answer for answer in record.responses}
+    turns = [
+        Turn(sides[number, "a"].prompt, *(_response(sides[number, side]) for side in SIDES))
+        for number in range(len(sides) // 2)
+    ]
+    return Battle(**shared, a=turns[0].a, b=turns[0].b, later=tuple(turns[1:]))
+
+
+def _response(record: ResponseRecord) -> Response:
+    return Response(**{field.name: getattr(record, field.name) for field in fields(Response)})
