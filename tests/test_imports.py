@@ -21,6 +21,7 @@ MAY_IMPORT = {
     "request": {"decoding", "models", "errors"},
     "workbench": {"decoding", "models", "request", "settings", "errors"},
     "runs": {"decoding", "request", "votes", "workbench", "errors"},
+    "standings": {"ranking", "votes", "errors"},
     "evaluation": {"decoding", "models", "request", "settings", "workbench", "errors"},
 }
 # The page is above them all.

@@ -1,0 +1,289 @@
+"""What the votes say so far: which votes are rated, and every number that the leaderboard shows of them.
+
+Stands between the store and the ratings: knows what a label and a kind are, but no SQL, no page and no formula.
+"""
+
+import threading
+from collections import Counter
+from dataclasses import asdict, dataclass, field, replace
+from itertools import pairwise
+
+import numpy as np
+
+from ram_demo import ranking
+from ram_demo.ranking import BASE, POINTS, Ballots, Share
+from ram_demo.votes import CHOICES, Columns, VoteStore
+
+KEPT = 16  # standings, of as many filters
+LENGTH, LEFT = "length", "left"
+
+
+@dataclass(frozen=True)
+class Filters:
+    """Which votes are rated, and how. Empty text: all. most: votes of one voter that count; 0 for all of them."""
+
+    category: str = ""
+    kind: str = ""
+    blind_only: bool = False
+    most: int = 0
+    control_length: bool = False
+    intervals: str = "sandwich"
+
+
+@dataclass(frozen=True)
+class Place:
+    """One lane's. points: Elo's scale, the base at 0; low and high: its 95% interval. separating: how many more votes
+    on it and the next lane below would part the two; 0 if they are apart, None for equals and for the last."""
+
+    lane: str
+    aligner: str
+    strength: float | None
+    points: float
+    low: float
+    high: float
+    votes: int
+    against_base: Share
+    separating: int | None
+
+
+@dataclass(frozen=True)
+class Curve:
+    """How often an aligner was preferred to the base, along a number: (its mean, win rate) of each part of votes."""
+
+    aligner: str
+    points: tuple[tuple[float, Share], ...]
+
+
+@dataclass(frozen=True)
+class Standings:
+    """All that the leaderboard shows. places: best first, the base among them. left_out: how many votes are not rated,
+    by reason. matrix[i][j]: how often place i was preferred to place j. length: what being longer is worth, in points
+    for an answer ten times as long, with its interval, where it was controlled for."""
+
+    votes: int
+    left_out: dict[str, int]
+    places: tuple[Place, ...] = ()
+    matrix: tuple[tuple[Share, ...], ...] = ()
+    by_strength: tuple[Curve, ...] = ()
+    by_kl: tuple[Curve, ...] = ()
+    left_in_placebos: Share | None = None
+    left_in_all: Share | None = None
+    both_bad: Share | None = None
+    tie: float | None = None
+    length: tuple[float, float, float] | None = None
+    categories: tuple[str, ...] = ()
+    kinds: tuple[str, ...] = ()
+
+    def to_json(self) -> list[dict]:
+        """A record for each place, then one for all that is not about a single lane."""
+        shared = {name: value for name, value in asdict(self).items() if name not in ("places", "matrix")}
+        lanes = [place.lane for place in self.places]
+        rows = [
+            asdict(place) | {"wins_against": _rates(lanes, row)}
+            for place, row in zip(self.places, self.matrix, strict=True)
+        ]
+        return [_finite(record) for record in [*rows, shared]]
+
+
+def _rates(lanes: list[str], row: tuple[Share, ...]) -> dict[str, float]:
+    return {lane: share.value for lane, share in zip(lanes, row, strict=True) if share.votes}
+
+
+def _finite(value):
+    """JSON has no nan: what is not known is null."""
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
+@dataclass
+class Leaderboard:
+    """The standings of a store, worked out anew only when there is something new. Threads may share one."""
+
+    store: VoteStore
+    _known: tuple = ()
+    _columns: Columns | None = None
+    _standings: dict[Filters, Standings] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def version(self) -> tuple[int, int]:
+        """What changes when a vote or a review comes in. Cheap."""
+        return self.store.version()
+
+    def standings(self, filters: Filters = Filters()) -> Standings:
+        """Raises UserError for a filter that cannot be, StorageError where the votes cannot be read."""
+        with self._lock:
+            now = self.version()
+            if self._known != now:
+                self._columns, self._known, self._standings = self.store.ballots(only_counting=False), now, {}
+            if filters not in self._standings:
+                while len(self._standings) >= KEPT:
+                    del self._standings[next(iter(self._standings))]
+                self._standings[filters] = standings(self._columns, filters)
+            return self._standings[filters]
+
+
+def canonical(label: str) -> str:
+    """A lane's label with its strengths in one form, so that "concise:1.0" and "concise:1" are one lane."""
+    parts = (_named(part) for part in label.split(","))
+    return ",".join(name if strength is None else f"{name}:{strength:g}" for name, strength in parts)
+
+
+def _named(part: str) -> tuple[str, float | None]:
+    name, _, strength = part.rpartition(":")
+    try:
+        return (name, float(strength)) if name else (part, None)
+    except ValueError:
+        return part, None
+
+
+def aligner_of(label: str) -> tuple[str, float | None]:
+    """(aligner, strength) of a lane; several aligners are named together, and have a strength if all share one."""
+    parts = [_named(part) for part in label.split(",")]
+    strengths = {strength for _, strength in parts}
+    return "+".join(name for name, _ in parts), strengths.pop() if len(strengths) == 1 else None
+
+
+def standings(columns: Columns, filters: Filters) -> Standings:
+    """Everything about the votes that `filters` choose."""
+    offered = {"categories": _found(columns.category), "kinds": _found(columns.kind)}
+    chosen, left_out = _chosen(columns, filters)
+    ballots = _ballots(columns)
+    placebo = ballots.a == ballots.b
+    capped = ballots.where(np.flatnonzero(chosen & ~placebo))
+    if filters.most:
+        before = len(capped)
+        capped = capped.capped(filters.most)
+        left_out |= {"over the voter's cap": before - len(capped)} if before > len(capped) else {}
+    in_placebos = ranking.left(ballots.where(chosen & placebo))
+    if not len(capped):
+        return Standings(0, left_out, left_in_placebos=in_placebos, **offered)
+    rated, controlled = _length_apart(capped, filters.control_length)
+    rated = _with_seen_names(rated)
+    found = ranking.fit(rated, intervals=filters.intervals)
+    blind = np.array(columns.blind, bool)[rated.order]
+    return Standings(
+        votes=len(rated),
+        left_out=left_out,
+        **_places(rated, found),
+        **_curves(columns, rated),
+        left_in_placebos=in_placebos,
+        left_in_all=_left(rated.where(blind)),
+        both_bad=ranking.both_bad(rated),
+        tie=found.tie,
+        length=_weight(found) if controlled else None,
+        **offered,
+    )
+
+
+def _found(values: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(sorted(set(values) - {""}))
+
+
+def _chosen(columns: Columns, filters: Filters) -> tuple[np.ndarray, dict[str, int]]:
+    """Which votes are rated, and why the others that the filters ask for are not."""
+    asked = np.ones(len(columns), bool)
+    for wanted, values in ((filters.category, columns.category), (filters.kind, columns.kind)):
+        if wanted:
+            asked &= np.array([value == wanted for value in values], bool)
+    if filters.blind_only:
+        asked &= np.array(columns.blind, bool)
+    counts = np.array(columns.counts, bool)
+    reasons = Counter(columns.why[i].split(":")[0] for i in np.flatnonzero(asked & ~counts))
+    return asked & counts, dict(reasons)
+
+
+def _ballots(columns: Columns) -> Ballots:
+    """All votes as numbers; `order` is also the row. Voters are numbered by their names' order, not the rows'."""
+    labels = {label: canonical(label) for label in {*columns.a_label, *columns.b_label}}
+    names = (BASE, *sorted(set(labels.values()) - {BASE}))
+    number = {label: names.index(lane) for label, lane in labels.items()}
+    voters = {voter: n for n, voter in enumerate(sorted(set(columns.voter)))}
+    choice = {choice: n for n, choice in enumerate(CHOICES)}
+
+    def numbers(values, table) -> np.ndarray:
+        return np.fromiter((table[value] for value in values), np.int64, len(values))
+
+    tokens = (np.array(side, float) for side in (columns.a_tokens, columns.b_tokens))
+    return Ballots(
+        a=numbers(columns.a_label, number),
+        b=numbers(columns.b_label, number),
+        result=numbers(columns.choice, choice),
+        names=names,
+        voter=numbers(columns.voter, voters),
+        order=np.arange(len(columns)),
+        covariates=ranking.relative(*tokens)[:, None],
+        covariate_names=(LENGTH,),
+    )
+
+
+def _length_apart(ballots: Ballots, control: bool) -> tuple[Ballots, bool]:
+    """The votes with their length as a covariate, or without. It can be controlled for only where it differs."""
+    control = control and bool(ballots.covariates.any())
+    return (ballots, True) if control else (replace(ballots, covariates=None, covariate_names=()), False)
+
+
+def _with_seen_names(ballots: Ballots) -> Ballots:
+    """Only the base and the lanes that have a vote."""
+    seen = np.unique(np.r_[0, ballots.a, ballots.b])
+    names = tuple(ballots.names[i] for i in seen)
+    return replace(ballots, a=np.searchsorted(seen, ballots.a), b=np.searchsorted(seen, ballots.b), names=names)
+
+
+def _places(rated: Ballots, found: ranking.Ratings) -> dict:
+    low, high = found.intervals()
+    best = sorted(range(len(found.names)), key=lambda i: (-found.strengths[i], found.names[i]))
+    met = ranking.meetings(rated)
+    below = dict(pairwise(best))
+    places = [
+        Place(
+            lane=found.names[i],
+            **dict(zip(("aligner", "strength"), aligner_of(found.names[i]), strict=True)),
+            points=float(POINTS * found.values[i]),
+            low=float(POINTS * low[i]),
+            high=float(POINTS * high[i]),
+            votes=int(found.votes[i]),
+            against_base=met.win_rate(i, 0),
+            separating=ranking.votes_to_separate(found, i, below[i]) if i in below else None,
+        )
+        for i in best
+    ]
+    return {"places": tuple(places), "matrix": tuple(tuple(met.win_rate(i, j) for j in best) for i in best)}
+
+
+def _curves(columns: Columns, rated: Ballots) -> dict:
+    """Of the votes on an aligner against the base: how its wins move with its strength, and with its KL."""
+    facing = np.flatnonzero((rated.a == 0) ^ (rated.b == 0))
+    on_b = rated.a[facing] == 0
+    lane = np.where(on_b, rated.b[facing], rated.a[facing])
+    wins = np.where(on_b, ranking.wins_of_b(rated.where(facing)), 1 - ranking.wins_of_b(rated.where(facing)))
+    rows = rated.order[facing]
+    kl = np.where(on_b, np.array(columns.b_mean_kl, float)[rows], np.array(columns.a_mean_kl, float)[rows])
+    aligners, strengths = zip(*(aligner_of(name) for name in rated.names), strict=True)
+    strength = np.array(strengths, float)[lane]
+    curves = {"by_strength": [], "by_kl": []}
+    for aligner in sorted(set(aligners) - {BASE}):
+        mine = np.array([name == aligner for name in aligners])[lane]
+        for name, numbers, parts in (("by_strength", strength, len(lane)), ("by_kl", kl, 5)):
+            known = mine & np.isfinite(numbers)
+            if known.any():
+                curves[name].append(Curve(aligner, tuple(ranking.along(numbers[known], wins[known], parts))))
+    return {name: tuple(found) for name, found in curves.items()}
+
+
+def _left(blind: Ballots) -> Share | None:
+    """How often the left would be preferred between equals, from votes on sides that were drawn by lot."""
+    if not len(blind):
+        return None
+    found = ranking.fit(replace(blind, covariates=None, covariate_names=()).with_side())
+    low, high = found.intervals()
+    chances = 1 / (1 + np.exp(-np.array([found.values[-1], low[-1], high[-1]])))
+    return Share(*map(float, chances), len(blind))
+
+
+def _weight(found: ranking.Ratings) -> tuple[float, float, float]:
+    """Of `relative` length, for an answer ten times as long: (10 - 1) / (10 + 1)."""
+    low, high = found.intervals()
+    return tuple(float(POINTS * 9 / 11 * value) for value in (found.values[-1], low[-1], high[-1]))
