@@ -1,128 +1,21 @@
-"""What the votes say so far: which votes are rated, and every number that the leaderboard shows of them.
+"""From the store's columns to standings: which votes are rated, as numbers, and what the ratings say of each lane.
 
-Stands between the store and the ratings: knows what a label and a kind are, but no SQL, no page and no formula.
+Knows what a label and a kind are, but no SQL and no formula.
 """
 
-import threading
 from collections import Counter
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 
 from ram_demo import ranking
+from ram_demo.errors import UserError
 from ram_demo.ranking import BASE, POINTS, Ballots, Share
-from ram_demo.votes import CHOICES, Columns, VoteStore
+from ram_demo.standings.records import Curve, Filters, Place, Standings
+from ram_demo.votes import CHOICES, KINDS, Columns
 
-KEPT = 16  # standings, of as many filters
-LENGTH, LEFT = "length", "left"
-
-
-@dataclass(frozen=True)
-class Filters:
-    """Which votes are rated, and how. Empty text: all. most: votes of one voter that count; 0 for all of them."""
-
-    category: str = ""
-    kind: str = ""
-    blind_only: bool = False
-    most: int = 0
-    control_length: bool = False
-    intervals: str = "sandwich"
-
-
-@dataclass(frozen=True)
-class Place:
-    """One lane's. points: Elo's scale, the base at 0; low and high: its 95% interval. separating: how many more votes
-    on it and the next lane below would part the two; 0 if they are apart, None for equals and for the last."""
-
-    lane: str
-    aligner: str
-    strength: float | None
-    points: float
-    low: float
-    high: float
-    votes: int
-    against_base: Share
-    separating: int | None
-
-
-@dataclass(frozen=True)
-class Curve:
-    """How often an aligner was preferred to the base, along a number: (its mean, win rate) of each part of votes."""
-
-    aligner: str
-    points: tuple[tuple[float, Share], ...]
-
-
-@dataclass(frozen=True)
-class Standings:
-    """All that the leaderboard shows. places: best first, the base among them. left_out: how many votes are not rated,
-    by reason. matrix[i][j]: how often place i was preferred to place j. length: what being longer is worth, in points
-    for an answer ten times as long, with its interval, where it was controlled for."""
-
-    votes: int
-    left_out: dict[str, int]
-    places: tuple[Place, ...] = ()
-    matrix: tuple[tuple[Share, ...], ...] = ()
-    by_strength: tuple[Curve, ...] = ()
-    by_kl: tuple[Curve, ...] = ()
-    left_in_placebos: Share | None = None
-    left_in_all: Share | None = None
-    both_bad: Share | None = None
-    tie: float | None = None
-    length: tuple[float, float, float] | None = None
-    categories: tuple[str, ...] = ()
-    kinds: tuple[str, ...] = ()
-
-    def to_json(self) -> list[dict]:
-        """A record for each place, then one for all that is not about a single lane."""
-        shared = {name: value for name, value in asdict(self).items() if name not in ("places", "matrix")}
-        lanes = [place.lane for place in self.places]
-        rows = [
-            asdict(place) | {"wins_against": _rates(lanes, row)}
-            for place, row in zip(self.places, self.matrix, strict=True)
-        ]
-        return [_finite(record) for record in [*rows, shared]]
-
-
-def _rates(lanes: list[str], row: tuple[Share, ...]) -> dict[str, float]:
-    return {lane: share.value for lane, share in zip(lanes, row, strict=True) if share.votes}
-
-
-def _finite(value):
-    """JSON has no nan: what is not known is null."""
-    if isinstance(value, dict):
-        return {key: _finite(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(inner) for inner in value]
-    return None if isinstance(value, float) and not np.isfinite(value) else value
-
-
-@dataclass
-class Leaderboard:
-    """The standings of a store, worked out anew only when there is something new. Threads may share one."""
-
-    store: VoteStore
-    _known: tuple = ()
-    _columns: Columns | None = None
-    _standings: dict[Filters, Standings] = field(default_factory=dict)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def version(self) -> tuple[int, int]:
-        """What changes when a vote or a review comes in. Cheap."""
-        return self.store.version()
-
-    def standings(self, filters: Filters = Filters()) -> Standings:
-        """Raises UserError for a filter that cannot be, StorageError where the votes cannot be read."""
-        with self._lock:
-            now = self.version()
-            if self._known != now:
-                self._columns, self._known, self._standings = self.store.ballots(only_counting=False), now, {}
-            if filters not in self._standings:
-                while len(self._standings) >= KEPT:
-                    del self._standings[next(iter(self._standings))]
-                self._standings[filters] = standings(self._columns, filters)
-            return self._standings[filters]
+LENGTH = "length"
 
 
 def canonical(label: str) -> str:
@@ -147,7 +40,11 @@ def aligner_of(label: str) -> tuple[str, float | None]:
 
 
 def standings(columns: Columns, filters: Filters) -> Standings:
-    """Everything about the votes that `filters` choose."""
+    """Everything about the votes that `filters` choose. Raises UserError for a filter that cannot be."""
+    if filters.most < 0:
+        raise UserError(f"The cap is {filters.most}; it must be zero or more.")
+    if filters.kind and filters.kind not in KINDS:
+        raise UserError(f"There is no kind {filters.kind!r}; there are: {', '.join(KINDS)}.")
     offered = {"categories": _found(columns.category), "kinds": _found(columns.kind)}
     chosen, left_out = _chosen(columns, filters)
     ballots = _ballots(columns)
@@ -167,7 +64,7 @@ def standings(columns: Columns, filters: Filters) -> Standings:
     return Standings(
         votes=len(rated),
         left_out=left_out,
-        **_places(rated, found),
+        **_places(rated, found, ranking.elo(rated) if filters.elo else None),
         **_curves(columns, rated),
         left_in_placebos=in_placebos,
         left_in_all=_left(rated.where(blind)),
@@ -232,7 +129,7 @@ def _with_seen_names(ballots: Ballots) -> Ballots:
     return replace(ballots, a=np.searchsorted(seen, ballots.a), b=np.searchsorted(seen, ballots.b), names=names)
 
 
-def _places(rated: Ballots, found: ranking.Ratings) -> dict:
+def _places(rated: Ballots, found: ranking.Ratings, elo: np.ndarray | None) -> dict:
     low, high = found.intervals()
     best = sorted(range(len(found.names)), key=lambda i: (-found.strengths[i], found.names[i]))
     met = ranking.meetings(rated)
@@ -247,6 +144,7 @@ def _places(rated: Ballots, found: ranking.Ratings) -> dict:
             votes=int(found.votes[i]),
             against_base=met.win_rate(i, 0),
             separating=ranking.votes_to_separate(found, i, below[i]) if i in below else None,
+            elo=None if elo is None else float(elo[i]),
         )
         for i in best
     ]
