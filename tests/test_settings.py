@@ -24,6 +24,7 @@ def test_every_variable_that_is_documented_is_read(tmp_path):
         "RAM_DEMO_DATA": str(tmp_path / "d"), "RAM_DEMO_CACHE": str(tmp_path / "c"), "RAM_DEMO_MODEL": "some/model",
         "RAM_DEMO_DTYPE": "bfloat16", "RAM_DEMO_DEVICE": "cuda:1", "RAM_DEMO_HOST": "0.0.0.0", "RAM_DEMO_PORT": "80",
         "RAM_DEMO_UPLOADS": "on", "RAM_DEMO_MEMORY": "1.5", "RAM_DEMO_OWNER_TOKEN": "x",
+        "RAM_DEMO_DATABASE_URL": "postgresql+psycopg://me:secret@db/votes",
     }  # fmt: skip
     assert set(values) == set(VARIABLES)
     settings = from_environment(values)
@@ -33,7 +34,9 @@ def test_every_variable_that_is_documented_is_read(tmp_path):
     assert (settings.host, settings.port, settings.uploads) == ("0.0.0.0", 80, True)
     assert (settings.owner_token, settings.is_public) == ("x", True)
     assert settings.own_aligners == tmp_path / "d" / "aligners"
-    assert settings.database_url == f"sqlite:///{tmp_path / 'd' / 'votes.sqlite3'}"
+    assert settings.database_url == "postgresql+psycopg://me:secret@db/votes"
+    del values["RAM_DEMO_DATABASE_URL"]
+    assert from_environment(values).database_url == f"sqlite:///{tmp_path / 'd' / 'votes.sqlite3'}"
 
 
 @pytest.mark.parametrize("name", VARIABLES)
@@ -55,11 +58,13 @@ def test_a_home_is_expanded_and_a_relative_folder_made_whole():
         ("RAM_DEMO_DTYPE", "int3"),
         *(("RAM_DEMO_MEMORY", memory) for memory in ("much", "-1", "nan", "1e9", "1.")),
         ("RAM_DEMO_UPLOADS", "yes"),
+        *(("RAM_DEMO_DATABASE_URL", url) for url in ("votes.sqlite3", "postgres://me:secret@db/votes")),
     ],
 )
 def test_what_cannot_be_meant_is_named(name, value):
-    with pytest.raises(UserError, match=rf"{name} is .*\.$"):
+    with pytest.raises(UserError, match=rf"{name} is .*\.$") as refused:
         from_environment({name: value})
+    assert "secret" not in str(refused.value)
 
 
 def test_the_names_that_hosts_use_are_honoured_after_ones_own():

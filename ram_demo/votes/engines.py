@@ -5,11 +5,13 @@ Knows nothing of tables or votes. SQLite is for one machine; PostgreSQL takes an
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from datetime import datetime, timezone
 from pathlib import Path
 
-from sqlalchemy import URL, Engine, create_engine, event, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
+import psycopg
+from sqlalchemy import URL, Connection, Engine, create_engine, event, func, make_url, select
+from sqlalchemy.exc import ArgumentError, DBAPIError, DisconnectionError
 
 from ram_demo.errors import StorageError, UserError
 
@@ -37,12 +39,14 @@ def connect(url: URL, network_volume: bool) -> Engine:
     # Statements in errors and logs come without their values: those are prompts, comments and sessions.
     if url.drivername == SQLITE:
         return _sqlite(url, network_volume)
-    # A connection that died while it lay idle is replaced before it is used.
-    return create_engine(url, pool_pre_ping=True, hide_parameters=True, connect_args={"connect_timeout": 10})
+    # A connection that died while it lay idle is replaced before it is used, and nobody waits for ever.
+    limits = {"connect_timeout": 10, "tcp_user_timeout": 10_000, "options": "-c lock_timeout=10s"}
+    return create_engine(url, pool_pre_ping=True, hide_parameters=True, connect_args=limits)
 
 
 def _sqlite(url: URL, network_volume: bool) -> Engine:
-    folder(url).mkdir(parents=True, exist_ok=True)
+    file = _file(url)
+    file.parent.mkdir(parents=True, exist_ok=True)
     # An exclusive lock belongs to one connection, so there must be one only.
     pool = {"pool_size": 1, "max_overflow": 0} if network_volume else {}
     engine = create_engine(url, hide_parameters=True, **pool)
@@ -57,12 +61,63 @@ def _sqlite(url: URL, network_volume: bool) -> Engine:
     with engine.connect() as db:
         # Writing this finds a read-only folder now, and not at the first vote.
         db.exec_driver_sql(f"PRAGMA application_id = {APPLICATION_ID}")
+    _stay_with(engine, file)
     return engine
 
 
-def folder(url: URL) -> Path:
-    """Where a SQLite database's file lies."""
-    return Path(url.database.removeprefix("file:")).parent
+def _stay_with(engine: Engine, file: Path) -> None:
+    """See to it that the file at this path is the one that is written.
+
+    SQLite goes on writing to a file that was deleted, or makes an empty one in its place: votes would be taken that
+    nobody finds again.
+    """
+
+    @event.listens_for(engine, "checkout")
+    def leave_what_is_gone(_connection, record, _proxy):
+        if record.info.setdefault("file", _identity(file)) != _identity(file):
+            raise DisconnectionError("the file is another one, or gone")
+
+    @event.listens_for(engine, "do_connect")
+    def make_no_other(_dialect, _record, _arguments, _options):
+        if not file.exists():
+            raise sqlite3.OperationalError("unable to open database file: it is gone")
+
+    engine.dispose()  # so that every connection is looked at from its beginning
+
+
+def _identity(file: Path) -> tuple[int, int] | None:
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _file(url: URL) -> Path:
+    return Path(url.database.removeprefix("file:"))
+
+
+def lock_for_migration(db: Connection) -> None:
+    """Wait until nobody else changes the tables, and keep everybody else waiting until the transaction ends."""
+    if db.dialect.name == "sqlite":
+        db.exec_driver_sql("BEGIN IMMEDIATE")
+    else:
+        db.execute(select(func.pg_advisory_xact_lock(APPLICATION_ID)))
+
+
+def back_up(db: Connection) -> Path | None:
+    """Copy a SQLite file beside itself, whole and at one moment, named by date. PostgreSQL has backups of its own."""
+    if db.dialect.name != "sqlite":
+        return None
+    file = Path(db.exec_driver_sql("PRAGMA database_list").first().file)
+    copy = file.with_name(f"{file.name}.{datetime.now(timezone.utc):%Y-%m-%dT%H-%M-%S.%fZ}.backup")
+    try:
+        with closing(sqlite3.connect(copy)) as target:
+            db.connection.driver_connection.backup(target)
+    except sqlite3.Error:
+        copy.unlink(missing_ok=True)  # half a backup is none
+        raise
+    return copy
 
 
 @contextmanager
@@ -70,26 +125,23 @@ def storage_errors(url: URL, failed: str) -> Iterator[None]:
     """Turn what a database or its disk refused into a StorageError; every other fault passes as it is."""
     try:
         yield
-    except (OSError, DBAPIError) as error:
-        reason = _refusal(error)
+    except (OSError, DBAPIError, sqlite3.OperationalError) as error:
+        reason = error.strerror if isinstance(error, OSError) else _refusal(getattr(error, "orig", error))
         if reason is None:
             raise
-        place = f"the folder {folder(url)} cannot be written"
+        place = f"the folder {_file(url).parent} cannot be written"
         if url.drivername == POSTGRESQL:
             place = f"the database {url.database} at {url.host} cannot be reached or written"
         raise StorageError(f"{failed}: {place} ({reason}).") from error
 
 
-def _refusal(error: OSError | DBAPIError) -> str | None:
-    """Why the database refused, or None if `error` is about something else."""
-    if isinstance(error, OSError):
-        return error.strerror
-    words = " ".join(str(error.orig).split())
-    state = getattr(error.orig, "sqlstate", None)
-    if state is not None:
-        refused = state.startswith(_POSTGRESQL_REFUSES)
-    elif isinstance(error.orig, sqlite3.Error):
-        refused = isinstance(error, OperationalError) and any(refusal in words for refusal in _SQLITE_REFUSES)
-    else:  # no server was there to give a code
-        refused = isinstance(error, OperationalError)
+def _refusal(error: Exception) -> str | None:
+    """Why the database refused, or None if a driver's `error` is about something else."""
+    words = " ".join(str(error).split())
+    if isinstance(error, sqlite3.Error):
+        refused = isinstance(error, sqlite3.OperationalError) and any(refusal in words for refusal in _SQLITE_REFUSES)
+    elif error.sqlstate is None:  # no server was there to give a code
+        refused = isinstance(error, psycopg.OperationalError)
+    else:
+        refused = error.sqlstate.startswith(_POSTGRESQL_REFUSES)
     return words if refused else None

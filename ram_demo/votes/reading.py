@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from datetime import datetime
 
-from sqlalchemy import Engine, Select, and_, case, func, select
+from sqlalchemy import Connection, Select, and_, case, func, select
 from sqlalchemy.orm import Session, aliased, selectinload
 
 from ram_demo.errors import UserError
@@ -40,7 +40,7 @@ class Columns:
         return len(self.id)
 
 
-def rows(engine: Engine, only_counting: bool = False) -> Iterator[VoteRow]:
+def rows(db: Connection, only_counting: bool = False) -> Iterator[VoteRow]:
     """Every vote with its battle, oldest first (then by id), read from the disk as they are asked for.
 
     Holds a connection until the last row or until it is closed. On a network volume that is the only one, so there
@@ -52,13 +52,13 @@ def rows(engine: Engine, only_counting: bool = False) -> Iterator[VoteRow]:
     query = query.add_columns(counts, why).options(battles).order_by(VoteRecord.created_at, VoteRecord.id)
     if only_counting:
         query = query.where(counts)
-    with Session(engine) as db:
-        for vote, counting, reason in db.execute(query.execution_options(yield_per=20)):
+    with Session(db) as session:
+        for vote, counting, reason in session.execute(query.execution_options(yield_per=20)):
             yield _vote_row(vote, counting, reason)
 
 
 def ballots(
-    engine: Engine,
+    db: Connection,
     *,
     only_counting: bool = True,
     blind_only: bool = False,
@@ -95,15 +95,14 @@ def ballots(
         query = query.where(battle.imported == imported)
     if since is not None:
         query = query.where(VoteRecord.created_at >= since)
-    with engine.connect() as db:
-        columns = list(zip(*db.execute(query).all(), strict=True))
+    columns = list(zip(*db.execute(query).all(), strict=True))
     return Columns(*columns or [()] * len(fields(Columns)))
 
 
-def battle(engine: Engine, battle_id: str) -> Battle:
+def battle(db: Connection, battle_id: str) -> Battle:
     """A battle that has answers. Raises UserError for one that is not here or has none."""
-    with Session(engine) as db:
-        record = db.get(BattleRecord, battle_id, options=[selectinload(BattleRecord.responses)])
+    with Session(db) as session:
+        record = session.get(BattleRecord, battle_id, options=[selectinload(BattleRecord.responses)])
         if record is None or not record.responses:
             raise UserError(f"Unknown battle {battle_id!r}: there is nothing to show.")
         return _battle(record)

@@ -24,7 +24,8 @@ from ram_demo.votes import engines, reading
 from ram_demo.votes.battles import SIDES, Ballot, Battle, NewBattle, Response, VoteRow, check_choice, checked
 from ram_demo.votes.columns import UtcDateTime, clean_text
 from ram_demo.votes.counting import prompt_key, verdict
-from ram_demo.votes.schema import BattleRecord, Record, ResponseRecord, ReviewRecord, VoteRecord, new_id, now
+from ram_demo.votes.migrating import bring_up_to_date
+from ram_demo.votes.schema import BattleRecord, ResponseRecord, ReviewRecord, VoteRecord, new_id, now
 
 _REFUSED = {
     "created": "Both answers must have ended before they are voted on.",
@@ -50,7 +51,7 @@ class VoteStore:
         self._url = engines.parse_url(url)
         with engines.storage_errors(self._url, "Votes cannot be saved"):
             self._engine = engines.connect(self._url, network_volume)
-            Record.metadata.create_all(self._engine)
+            bring_up_to_date(self._engine)
 
     # A battle, step by step. Every method returns once it is committed; whatever is raised, nothing was changed.
     # All raise UserError for a step that cannot be taken now, or by whom; StorageError where the database refuses.
@@ -128,7 +129,7 @@ class VoteStore:
         first = func.coalesce(BattleRecord.revealed_at, literal(now(), UtcDateTime()))
         with self._write("The battle was NOT revealed") as db:
             _step(db, battle_id, ("voted", "ended", "revealed"), "revealed", session, revealed_at=first)
-        return reading.battle(self._engine, battle_id)
+            return reading.battle(db, battle_id)
 
     def expire(self, before: datetime) -> int:
         """Close the battles that were left without a vote since before that moment; returns how many."""
@@ -144,11 +145,11 @@ class VoteStore:
                 raise UserError(f"Unknown vote {vote_id!r}: there is nothing to review.")
             db.execute(insert(ReviewRecord).values(vote_id=vote_id, by="owner", counts=counts, why=why))
 
-    # What was kept.
+    # What was kept. All raise StorageError where it cannot be read.
 
     def count(self) -> int:
         """The number of votes."""
-        with self._engine.connect() as db:
+        with self._read() as db:
             return db.scalar(select(func.count()).select_from(VoteRecord))
 
     def version(self) -> tuple[int, int]:
@@ -159,21 +160,28 @@ class VoteStore:
 
     def votes_of(self, session: str, since: datetime) -> int:
         """How many votes a session gave from that moment on."""
-        with self._engine.connect() as db:
+        with self._read() as db:
             mine = (VoteRecord.session == session, VoteRecord.created_at >= since)
             return db.scalar(select(func.count()).select_from(VoteRecord).where(*mine))
 
     def rows(self, **filters: Any) -> Iterator[VoteRow]:
         """Votes with their battles, as `reading.rows` gives them."""
-        return reading.rows(self._engine, **filters)
+        with self._read() as db:
+            yield from reading.rows(db, **filters)
 
     def ballots(self, **filters: Any) -> reading.Columns:
         """Votes as columns for ratings, as `reading.ballots` gives them."""
-        return reading.ballots(self._engine, **filters)
+        with self._read() as db:
+            return reading.ballots(db, **filters)
 
     def close(self) -> None:
         """Close every connection, and so let go of the file."""
         self._engine.dispose()
+
+    @contextmanager
+    def _read(self) -> Iterator[Connection]:
+        with engines.storage_errors(self._url, "The votes cannot be read"), self._engine.connect() as db:
+            yield db
 
     @contextmanager
     def _write(self, failed: str) -> Iterator[Connection]:

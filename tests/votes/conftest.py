@@ -1,20 +1,70 @@
-"""A store on a folder of the test's own, and battles to put in it."""
+"""A store on a database of the test's own, SQLite and PostgreSQL in turn, and battles to put in it."""
 
+import os
+import sqlite3
+from contextlib import closing
 from dataclasses import replace
 
+import psycopg
 import pytest
 
 from ram_demo.votes import Battle, Response, VoteStore
+from tools.postgres import installed_postgres, serve
+
+
+@pytest.fixture(scope="session")
+def postgres():
+    """The address of a PostgreSQL server, which has an empty database `postgres`, and `migrated` with the tables.
+
+    Without one the tests that ask for it fail in CI and are skipped, with the reason, elsewhere.
+    """
+    if installed_postgres() is None:
+        absence = (
+            "no PostgreSQL was found and none could be got, so nothing is known of votes in it: try `make postgres`"
+        )
+        if os.environ.get("CI"):
+            pytest.fail(absence, pytrace=False)
+        pytest.skip(absence)
+    with serve("fsync=off") as address:
+        run_sql(f"{address}/postgres", "CREATE DATABASE migrated")
+        VoteStore(f"{address}/migrated").close()
+        yield address
 
 
 @pytest.fixture
-def database(tmp_path):
-    return tmp_path / "data" / "votes.sqlite3"
+def postgres_url(postgres):
+    """A database without any vote; one for every test would take longer to make than the test."""
+    yield f"{postgres}/migrated"
+    left = "FROM pg_stat_activity WHERE datname = 'migrated'"
+    run_sql(f"{postgres}/postgres", f"SELECT pg_terminate_backend(pid) {left}")
+    run_sql(f"{postgres}/migrated", "TRUNCATE battle, response, vote, review")
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request, tmp_path):
+    if request.param == "postgresql":
+        return request.getfixturevalue("postgres_url")
+    return f"sqlite:///{tmp_path / 'data' / 'votes.sqlite3'}"
+
+
+def run_sql(url, sql):
+    """What the database's own driver, and not the store, reads from it or does to it."""
+    if url.startswith("sqlite:///"):
+        with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as db, db:
+            return db.execute(sql).fetchall()
+    with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as db:
+        found = db.execute(sql)
+        return found.fetchall() if found.description else []
 
 
 @pytest.fixture
-def store(database):
-    store = VoteStore(f"sqlite:///{database}")
+def raw(url):
+    return lambda sql: run_sql(url, sql)
+
+
+@pytest.fixture
+def store(url):
+    store = VoteStore(url)
     yield store
     store.close()
 
@@ -52,11 +102,10 @@ def battle():
 
 
 @pytest.fixture
-def state_of(store):
+def state_of(raw):
     """Call it with a battle's id: the state that is written in its row."""
 
     def state(battle_id):
-        with store._engine.connect() as db:
-            return db.exec_driver_sql(f"SELECT state FROM battle WHERE id = '{battle_id}'").scalar()
+        return raw(f"SELECT state FROM battle WHERE id = '{battle_id}'")[0][0]
 
     return state

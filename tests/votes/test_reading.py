@@ -77,6 +77,7 @@ def test_columns_read_no_answer_and_no_trace(store, voted):
     store.ballots()
     query, parameters = asked.pop()
     assert "trace" not in query and "response.text" not in query
-    with store._engine.connect() as db:
-        plan = " ".join(row[3] for row in db.exec_driver_sql(f"EXPLAIN QUERY PLAN {query}", parameters))
-    assert "COVERING INDEX ix_response_summary" in plan
+    if store._engine.dialect.name == "sqlite":  # PostgreSQL prefers to read so small a table whole
+        with store._engine.connect() as db:
+            plan = " ".join(row[3] for row in db.exec_driver_sql(f"EXPLAIN QUERY PLAN {query}", parameters))
+        assert "COVERING INDEX ix_response_summary" in plan
