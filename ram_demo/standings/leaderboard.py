@@ -3,8 +3,8 @@
 import threading
 from dataclasses import dataclass, field
 
-from ram_demo.standings.records import Filters, Standings
 from ram_demo.standings.reckon import standings
+from ram_demo.standings.records import Filters, Standings
 from ram_demo.votes import Columns, VoteStore
 
 KEPT = 16  # standings, of as many filters

@@ -7,8 +7,9 @@ import gradio as gr
 from ram_demo.models.aligners import Registry
 from ram_demo.runs import Runs
 from ram_demo.settings import SHIPPED_ALIGNERS, Settings
+from ram_demo.standings import Leaderboard
 from ram_demo.training.jobs import Jobs
-from ram_demo.ui import compare, shelf, trainer
+from ram_demo.ui import compare, leaderboard, shelf, trainer
 from ram_demo.ui.assets import web
 from ram_demo.ui.guard import Guard
 from ram_demo.workbench import Opening
@@ -27,6 +28,7 @@ THEME = gr.themes.Base(
 def build(settings: Settings, opening: Opening, runs: Runs, jobs: Jobs) -> gr.Blocks:
     """The page, ready to be launched with `launch_options`."""
     registry = Registry(SHIPPED_ALIGNERS, settings.own_aligners)
+    guard = Guard(settings, jobs)
     with gr.Blocks(title=TITLE, analytics_enabled=False) as page:
         with gr.Row(elem_classes="masthead"):
             gr.HTML(f"<h1>{TITLE}</h1><p>{LINE}</p>", scale=8)
@@ -45,15 +47,22 @@ def build(settings: Settings, opening: Opening, runs: Runs, jobs: Jobs) -> gr.Bl
             return status_text(opening)
 
         gr.api(state, api_name="status")
-        with gr.Tabs():
+        with gr.Tabs() as tabs:
             with gr.Tab("Compare", id="compare"):
                 picker = compare.build(runs, registry)
+            with gr.Tab("Leaderboard", id="leaderboard") as tab:
+                train = leaderboard.build(Leaderboard(runs.store), guard, page, tab)
             with gr.Tab("Train", id="train"):
                 training = gr.Column()
             with gr.Tab("Aligners", id="aligners"):
                 cards = shelf.build(opening, registry, picker, settings.uploads)
             with training:
-                trainer.build(jobs, opening, runs.store, registry, Guard(settings, jobs), picker, cards)
+                source = trainer.build(jobs, opening, runs.store, registry, guard, picker, cards)
+
+        def train_on_votes():
+            return gr.Tabs(selected="train"), trainer.VOTES
+
+        train.click(train_on_votes, None, [tabs, source], show_progress="hidden", api_visibility="private")
 
         def look() -> tuple:
             """What may have changed since the page was built: the proposal's state, and which aligners there are."""
@@ -74,7 +83,7 @@ def launch_options(settings: Settings) -> dict:
         "server_name": settings.host,
         "server_port": settings.port,
         "theme": THEME,
-        "css": web("page.css"),
+        "css": web("page.css") + web("leaderboard.css"),
         "share": False,
         "ssr_mode": False,
         "strict_cors": True,
