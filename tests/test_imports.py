@@ -26,13 +26,8 @@ MAY_IMPORT = {
 }
 # The page is above them all.
 MAY_IMPORT["ui"] = set(MAY_IMPORT)
-ONLY_IN = {
-    "gradio": {"ui"},
-    "gradio_client": set(),
-    "sqlalchemy": {"votes"},
-    "alembic": {"votes"},
-    "psycopg": {"votes"},
-}
+DATABASE = ("sqlalchemy", "alembic", "psycopg")
+ONLY_IN = {"gradio": {"ui"}, "gradio_client": set(), **dict.fromkeys(DATABASE, {"votes"})}
 FILE_ACCESS = {"pathlib", "os", "io", "shutil", "tempfile", "glob", "fileinput", "mmap", "sqlite3", "logging"}
 UNSAFE = {"pickle", "_pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
 LONGEST = 400
@@ -123,7 +118,7 @@ def test_nothing_reached_from_a_lower_room_brings_the_page_or_the_database(start
             waiting += [other for other in imports(MODULES[module]) if other in MODULES]
     outside = {other.split(".")[0] for module in reached for other in imports(MODULES[module])}
     assert len(reached) >= 1
-    assert not outside & {"gradio", "sqlalchemy", "alembic", "psycopg"}
+    assert not outside & {"gradio", *DATABASE}
 
 
 @pytest.mark.parametrize("file", [f for f in FILES if room(module_name(f)) == "decoding"], ids=lambda file: file.name)

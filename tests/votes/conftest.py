@@ -1,15 +1,13 @@
 """A store on a database of the test's own, SQLite and PostgreSQL in turn, and battles to put in it."""
 
 import os
-import sqlite3
-from contextlib import closing
 from dataclasses import replace
 
-import psycopg
 import pytest
 
 from ram_demo.votes import Battle, Response, VoteStore
 from tools.postgres import installed_postgres, serve
+from tools.sql import run_sql
 
 
 @pytest.fixture(scope="session")
@@ -47,18 +45,9 @@ def url(request, tmp_path):
     return f"sqlite:///{tmp_path / 'data' / 'votes.sqlite3'}"
 
 
-def run_sql(url, sql):
-    """What the database's own driver, and not the store, reads from it or does to it."""
-    if url.startswith("sqlite:///"):
-        with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as db, db:
-            return db.execute(sql).fetchall()
-    with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as db:
-        found = db.execute(sql)
-        return found.fetchall() if found.description else []
-
-
 @pytest.fixture
 def raw(url):
+    """Call it with SQL: what the database's own driver, and not the store, reads or does."""
     return lambda sql: run_sql(url, sql)
 
 
