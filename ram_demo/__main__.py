@@ -264,7 +264,7 @@ def votes_leaderboard(
     kind: Annotated[str, typer.Option(help="Only votes of this kind: compare, pair, strength.")] = "",
     blind: Annotated[bool, typer.Option("--blind", help="Only votes that were given blind.")] = False,
     cap: Annotated[int, typer.Option(help="At most so many votes of one voter, the earliest; 0 for all.")] = 0,
-    length: Annotated[bool, typer.Option("--length", help="Take out what longer answers are worth as such.")] = False,
+    control: Annotated[str, typer.Option(help="length or style: take out what that alone is worth to voters.")] = "",
     intervals: Annotated[str, typer.Option(help="sandwich or bootstrap.")] = "sandwich",
     elo: Annotated[bool, typer.Option("--elo", help="Also Elo's rating, which depends on the votes' order.")] = False,
     as_json: Json = False,
@@ -274,7 +274,7 @@ def votes_leaderboard(
 
     settings = from_environment()
     store = votes.VoteStore(settings.database_url, settings.network_volume)
-    filters = standings.Filters(category, kind, blind, cap, length, intervals, elo)
+    filters = standings.Filters(category, kind, blind, cap, control, intervals, elo)
     found = standings.Leaderboard(store).standings(filters)
     if as_json:
         for record in found.to_json():

@@ -2,6 +2,6 @@
 
 from ram_demo.standings.leaderboard import Leaderboard
 from ram_demo.standings.reckon import standings
-from ram_demo.standings.records import Curve, Filters, Place, Standings, as_text
+from ram_demo.standings.records import CONTROLS, Curve, Filters, Place, Standings, as_text
 
-__all__ = ["Curve", "Filters", "Leaderboard", "Place", "Standings", "as_text", "standings"]
+__all__ = ["CONTROLS", "Curve", "Filters", "Leaderboard", "Place", "Standings", "as_text", "standings"]

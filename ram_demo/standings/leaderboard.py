@@ -36,5 +36,6 @@ class Leaderboard:
             if filters not in self._standings:
                 while len(self._standings) >= KEPT:
                     del self._standings[next(iter(self._standings))]
-                self._standings[filters] = standings(self._columns, filters)
+                styles = self.store.styles() if filters.control == "style" else None
+                self._standings[filters] = standings(self._columns, filters, styles)
             return self._standings[filters]

@@ -12,10 +12,12 @@ import numpy as np
 from ram_demo import ranking
 from ram_demo.errors import UserError
 from ram_demo.ranking import BASE, POINTS, Ballots, Share
-from ram_demo.standings.records import Curve, Filters, Place, Standings
-from ram_demo.votes import CHOICES, KINDS, Columns
+from ram_demo.standings.records import CONTROLS, Curve, Filters, Place, Standings, Weight
+from ram_demo.votes import CHOICES, KINDS, MARKS, Columns
 
 LENGTH = "length"
+TWICE = 1 / 3  # `ranking.relative` of an answer that has twice as much
+KL_PARTS, FEWEST = 5, 8  # parts of a curve along KL; votes of which each has at least about so many
 
 
 def canonical(label: str) -> str:
@@ -39,8 +41,13 @@ def aligner_of(label: str) -> tuple[str, float | None]:
     return "+".join(name for name, _ in parts), strengths.pop() if len(strengths) == 1 else None
 
 
-def standings(columns: Columns, filters: Filters) -> Standings:
-    """Everything about the votes that `filters` choose. Raises UserError for a filter that cannot be."""
+def standings(columns: Columns, filters: Filters, styles: dict[str, tuple[int, ...]] | None = None) -> Standings:
+    """Everything about the votes that `filters` choose. styles: `VoteStore.styles`, where style is controlled for.
+
+    Raises UserError for a filter that cannot be.
+    """
+    if filters.control not in CONTROLS:
+        raise UserError(f"There is no control {filters.control!r}; there are: {', '.join(CONTROLS[1:])}.")
     if filters.most < 0:
         raise UserError(f"The cap is {filters.most}; it must be zero or more.")
     if filters.kind and filters.kind not in KINDS:
@@ -57,8 +64,7 @@ def standings(columns: Columns, filters: Filters) -> Standings:
     in_placebos = ranking.left(ballots.where(chosen & placebo))
     if not len(capped):
         return Standings(0, left_out, left_in_placebos=in_placebos, **offered)
-    rated, controlled = _length_apart(capped, filters.control_length)
-    rated = _with_seen_names(rated)
+    rated = _with_covariates(_with_seen_names(capped), columns, filters.control, styles or {})
     found = ranking.fit(rated, intervals=filters.intervals)
     blind = np.array(columns.blind, bool)[rated.order]
     return Standings(
@@ -70,7 +76,7 @@ def standings(columns: Columns, filters: Filters) -> Standings:
         left_in_all=_left(rated.where(blind)),
         both_bad=ranking.both_bad(rated),
         tie=found.tie,
-        length=_weight(found) if controlled else None,
+        weights=_weights(found),
         **offered,
     )
 
@@ -103,7 +109,6 @@ def _ballots(columns: Columns) -> Ballots:
     def numbers(values, table) -> np.ndarray:
         return np.fromiter((table[value] for value in values), np.int64, len(values))
 
-    tokens = (np.array(side, float) for side in (columns.a_tokens, columns.b_tokens))
     return Ballots(
         a=numbers(columns.a_label, number),
         b=numbers(columns.b_label, number),
@@ -111,15 +116,24 @@ def _ballots(columns: Columns) -> Ballots:
         names=names,
         voter=numbers(columns.voter, voters),
         order=np.arange(len(columns)),
-        covariates=ranking.relative(*tokens)[:, None],
-        covariate_names=(LENGTH,),
     )
 
 
-def _length_apart(ballots: Ballots, control: bool) -> tuple[Ballots, bool]:
-    """The votes with their length as a covariate, or without. It can be controlled for only where it differs."""
-    control = control and bool(ballots.covariates.any())
-    return (ballots, True) if control else (replace(ballots, covariates=None, covariate_names=()), False)
+def _with_covariates(rated: Ballots, columns: Columns, control: str, styles: dict[str, tuple[int, ...]]) -> Ballots:
+    """The votes with what is to be taken out of them: how much longer, and how much more marked up, A is than B. What
+    never differs sways nobody."""
+    if not control:
+        return rated
+    tokens = (np.array(side, float)[rated.order] for side in (columns.a_tokens, columns.b_tokens))
+    found = {LENGTH: ranking.relative(*tokens)}
+    if control == "style":
+        none = (0,) * 2 * len(MARKS)
+        a, b = np.hsplit(np.array([styles.get(columns.id[row], none) for row in rated.order], float), 2)
+        found |= {name: ranking.relative(a[:, i], b[:, i]) for i, name in enumerate(MARKS)}
+    found = {name: differences for name, differences in found.items() if differences.any()}
+    if not found:
+        return rated
+    return replace(rated, covariates=np.stack(list(found.values()), axis=1), covariate_names=tuple(found))
 
 
 def _with_seen_names(ballots: Ballots) -> Ballots:
@@ -164,9 +178,10 @@ def _curves(columns: Columns, rated: Ballots) -> dict:
     curves = {"by_strength": [], "by_kl": []}
     for aligner in sorted(set(aligners) - {BASE}):
         mine = np.array([name == aligner for name in aligners])[lane]
-        for name, numbers, parts in (("by_strength", strength, len(lane)), ("by_kl", kl, 5)):
+        for name, numbers, parts in (("by_strength", strength, len(lane)), ("by_kl", kl, KL_PARTS)):
             known = mine & np.isfinite(numbers)
             if known.any():
+                parts = min(parts, max(known.sum() // FEWEST, 1))
                 curves[name].append(Curve(aligner, tuple(ranking.along(numbers[known], wins[known], parts))))
     return {name: tuple(found) for name, found in curves.items()}
 
@@ -181,7 +196,8 @@ def _left(blind: Ballots) -> Share | None:
     return Share(*map(float, chances), len(blind))
 
 
-def _weight(found: ranking.Ratings) -> tuple[float, float, float]:
-    """Of `relative` length, for an answer ten times as long: (10 - 1) / (10 + 1)."""
+def _weights(found: ranking.Ratings) -> tuple[Weight, ...]:
     low, high = found.intervals()
-    return tuple(float(POINTS * 9 / 11 * value) for value in (found.values[-1], low[-1], high[-1]))
+    lanes = len(found.names)
+    values = POINTS * TWICE * np.stack([found.values, low, high], axis=1)[lanes:]
+    return tuple(Weight(name, *map(float, row)) for name, row in zip(found.covariate_names, values, strict=True))

@@ -5,16 +5,19 @@ from dataclasses import asdict, dataclass
 
 from ram_demo.ranking import Share
 
+CONTROLS = ("", "length", "style")  # style: length too
+
 
 @dataclass(frozen=True)
 class Filters:
-    """Which votes are rated, and how. Empty text: all. most: votes of one voter that count; 0 for all of them."""
+    """Which votes are rated, and how. Empty text: all. most: votes of one voter that count; 0 for all of them. control:
+    what is taken out of the ratings, one of CONTROLS."""
 
     category: str = ""
     kind: str = ""
     blind_only: bool = False
     most: int = 0
-    control_length: bool = False
+    control: str = ""
     intervals: str = "sandwich"
     elo: bool = False
 
@@ -46,10 +49,19 @@ class Curve:
 
 
 @dataclass(frozen=True)
+class Weight:
+    """What it is worth to voters, in points and with its 95% interval, that an answer has twice as much of it."""
+
+    name: str
+    points: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
 class Standings:
     """All that the leaderboard shows. places: best first, the base among them. left_out: how many votes are not rated,
-    by reason. matrix[i][j]: how often place i was preferred to place j. length: what being longer is worth, in points
-    for an answer ten times as long, with its interval, where it was controlled for."""
+    by reason. matrix[i][j]: how often place i was preferred to place j. weights: of what was taken out."""
 
     votes: int
     left_out: dict[str, int]
@@ -61,7 +73,7 @@ class Standings:
     left_in_all: Share | None = None
     both_bad: Share | None = None
     tie: float | None = None
-    length: tuple[float, float, float] | None = None
+    weights: tuple[Weight, ...] = ()
     categories: tuple[str, ...] = ()
     kinds: tuple[str, ...] = ()
 
@@ -106,4 +118,6 @@ def as_text(found: Standings) -> str:
     for words, share in shares.items():
         if share and share.votes:
             lines.append(f"{words}: {share.value:.0%} ({share.low:.0%} to {share.high:.0%} of {share.votes})")
+    for weight in found.weights:
+        lines.append(f"twice the {weight.name}: {weight.points:+.0f} points ({weight.low:.0f} to {weight.high:.0f})")
     return "\n".join(lines)

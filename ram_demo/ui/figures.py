@@ -97,6 +97,6 @@ def _plain(figure: go.Figure, height: int) -> go.Figure:
         dragmode=False,
         **({} if figure.layout.showlegend else {"showlegend": False}),
     )
-    figure.update_xaxes(automargin=True, fixedrange=True, ticks="")
+    figure.update_xaxes(automargin=True, fixedrange=True, ticks="", title_font_size=13)
     figure.update_yaxes(automargin=True, fixedrange=True, ticks="")
     return figure

@@ -23,6 +23,7 @@ KIND_WORDS = {
     "pair": "pair: two lanes",
     "strength": "strength: one aligner, twice",
 }
+CONTROL_WORDS = {"": "nothing", "length": "length", "style": "length, lists, headings, bold"}
 INTERVAL_WORDS = {"sandwich": "sandwich (robust)", "bootstrap": "bootstrap"}
 FORMAT_WORDS = {
     "trl": "TRL preferences",
@@ -43,10 +44,11 @@ def build(leaderboard: Leaderboard, guard: Guard, page: gr.Blocks, tab: gr.Tab) 
             list(CAPS), value=next(iter(CAPS)), label="Of each voter", elem_id="league-cap", min_width=140
         )
         words = [(words, name) for name, words in INTERVAL_WORDS.items()]
+        taken = [(words, name) for name, words in CONTROL_WORDS.items()]
+        control = gr.Dropdown(taken, value="", label="Taken out", elem_id="league-control", min_width=140)
         intervals = gr.Dropdown(words, value="sandwich", label="Intervals", elem_id="league-intervals", min_width=140)
     with gr.Row(elem_classes="league-filters"):
         blind = gr.Checkbox(False, label="Blind votes only", elem_id="league-blind", container=False, min_width=140)
-        length = gr.Checkbox(False, label="Length apart", elem_id="league-length", container=False, min_width=140)
         elo = gr.Checkbox(False, label="Elo too", elem_id="league-elo", container=False, min_width=140)
     said = gr.HTML(elem_id="league-said", label="votes")
     empty = gr.HTML(tables.EMPTY, elem_id="league-empty", label="no votes")
@@ -82,7 +84,7 @@ def build(leaderboard: Leaderboard, guard: Guard, page: gr.Blocks, tab: gr.Tab) 
     seen = gr.State(None)
     clock = gr.Timer(LOOK_SECONDS)
 
-    asked = [category, kind, caps, intervals, blind, length, elo]
+    asked = [category, kind, caps, control, intervals, blind, elo]
     drawn = [category, said, empty, body, dots, table, matrix, facts, curves, strength, kl]
 
     def look(last, *values):
@@ -117,7 +119,7 @@ def build(leaderboard: Leaderboard, guard: Guard, page: gr.Blocks, tab: gr.Tab) 
     return train
 
 
-def _filters(category, kind, caps, intervals, blind, length, elo) -> Filters:
+def _filters(category, kind, caps, control, intervals, blind, elo) -> Filters:
     """The page's values as filters. Raises UserError; a client may send anything at all."""
     if caps not in CAPS or not isinstance(category, str) or not isinstance(kind, str):
         raise UserError("The page sent something that is not a filter; reload it.")
@@ -126,7 +128,7 @@ def _filters(category, kind, caps, intervals, blind, length, elo) -> Filters:
         kind="" if kind == ALL else kind,
         blind_only=bool(blind),
         most=CAPS[caps],
-        control_length=bool(length),
+        control=str(control),
         intervals=str(intervals),
         elo=bool(elo),
     )

@@ -23,24 +23,25 @@ def summary(standings: Standings) -> str:
 def ratings(standings: Standings) -> str:
     """Every lane's place, points, interval, votes, and what is missing to tell it from the next."""
     has_elo = any(place.elo is not None for place in standings.places)
-    heads = ["", "Aligner", "Strength", "Points", "95% interval", "Votes", "Beats the base", "To part from the next"]
+    heads = ["", "Aligner", "Strength", "Points", "Votes", "Beats the base", "Votes to part it from the next"]
     head = "".join(f'<th scope="col">{words}</th>' for words in heads + ["Elo"] * has_elo)
     rows = "".join(_row(number, place) for number, place in enumerate(standings.places, 1))
     return (
         '<div class="league-scroll" tabindex="0"><table class="league"><caption>Points on Elo’s scale: 400 more are '
-        "10 : 1 among votes that prefer one of two. A tie and both bad say that neither is better.</caption>"
+        "10 : 1 among votes that prefer one of two; below, the 95% interval. A tie and both bad say that neither is "
+        "better.</caption>"
         f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
     )
 
 
 def _row(number: int, place: Place) -> str:
     is_base = place.lane == BASE
+    interval = f"<small>{'fixed' if is_base else f'{_points(place.low)} to {_points(place.high)}'}</small>"
     cells = [
         f"<td>{number}</td>",
         f'<th scope="row">{escape(place.aligner)}</th>',
         f"<td>{'' if place.strength is None else f'{place.strength:g}'}</td>",
-        f"<td><b>{_points(place.points)}</b></td>",
-        f"<td>{'fixed' if is_base else f'{_points(place.low)} to {_points(place.high)}'}</td>",
+        f"<td><b>{_points(place.points)}</b> {interval}</td>",
         f"<td>{place.votes:,}</td>",
         f"<td>{_share(place.against_base)}</td>",
         f"<td>{_separating(place.separating)}</td>",
@@ -57,7 +58,7 @@ def _points(points: float) -> str:
 def _separating(votes: int | None) -> str:
     if votes is None:
         return ""
-    return "apart" if votes == 0 else f"{votes:,} votes" if votes <= MANY else f"over {MANY:,}"
+    return "apart" if votes == 0 else f"{votes:,}" if votes <= MANY else f"over {MANY:,}"
 
 
 def _share(share: Share | None) -> str:
@@ -91,7 +92,7 @@ def _cell(share: Share) -> str:
 
 
 def facts(standings: Standings) -> str:
-    """What is not about one lane: the left side, ties, both bad, length."""
+    """What is not about one lane: the left side, ties, both bad, and what was taken out."""
     told = [
         (
             "The left side",
@@ -106,9 +107,9 @@ def facts(standings: Standings) -> str:
         ("Both bad", _share(standings.both_bad), "of all rated votes"),
         ("A tie", "–" if standings.tie is None else f"{standings.tie:.0%}", "between two equals, both bad among them"),
     ]
-    if standings.length:
-        value, low, high = map(_points, standings.length)
-        words = "what an answer ten times as long gains for its length alone; taken out of the ratings"
-        told.append(("Length", f"{value} <small>{low} to {high}</small>", words))
+    for weight in standings.weights:
+        value, low, high = map(_points, (weight.points, weight.low, weight.high))
+        words = f"what twice the {escape(weight.name)} gains by itself; taken out of the ratings"
+        told.append((f"Twice the {escape(weight.name)}", f"{value} <small>{low} to {high}</small>", words))
     cards = "".join(f"<div><dt>{name}</dt><dd>{value}</dd><p>{words}</p></div>" for name, value, words in told)
     return f'<dl class="league-facts">{cards}</dl>'

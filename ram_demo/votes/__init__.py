@@ -4,11 +4,13 @@ from ram_demo.votes.battles import CHOICES, KINDS, REASONS, Ballot, Battle, NewB
 from ram_demo.votes.export import FORMATS, export, preferences
 from ram_demo.votes.reading import Columns
 from ram_demo.votes.store import VoteStore
+from ram_demo.votes.styles import MARKS
 
 __all__ = [
     "CHOICES",
     "FORMATS",
     "KINDS",
+    "MARKS",
     "REASONS",
     "Ballot",
     "Battle",

@@ -20,7 +20,7 @@ from sqlalchemy import Connection, func, insert, literal, select, update
 
 from ram_demo import __version__
 from ram_demo.errors import UserError
-from ram_demo.votes import engines, reading
+from ram_demo.votes import engines, reading, styles
 from ram_demo.votes.battles import SIDES, Ballot, Battle, NewBattle, Response, VoteRow, check_choice, checked
 from ram_demo.votes.columns import UtcDateTime, clean_text
 from ram_demo.votes.counting import prompt_key, verdict
@@ -154,7 +154,7 @@ class VoteStore:
 
     def version(self) -> tuple[int, int]:
         """The numbers of votes and of reviews: as neither is ever changed, while these stand so does what was read."""
-        with self._engine.connect() as db:
+        with self._read() as db:
             tables = (VoteRecord, ReviewRecord)
             return tuple(db.scalar(select(func.count()).select_from(table)) for table in tables)
 
@@ -173,6 +173,11 @@ class VoteStore:
         """Votes as columns for ratings, as `reading.ballots` gives them."""
         with self._read() as db:
             return reading.ballots(db, **filters)
+
+    def styles(self) -> dict[str, tuple[int, ...]]:
+        """How the answers of each vote look, as `styles.styles` counts it. Reads every answer; not for every moment."""
+        with self._read() as db:
+            return styles.styles(db)
 
     def close(self) -> None:
         """Close every connection, and so let go of the file."""
