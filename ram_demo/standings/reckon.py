@@ -178,10 +178,11 @@ def _curves(columns: Columns, rated: Ballots) -> dict:
     curves = {"by_strength": [], "by_kl": []}
     for aligner in sorted(set(aligners) - {BASE}):
         mine = np.array([name == aligner for name in aligners])[lane]
-        for name, numbers, parts in (("by_strength", strength, len(lane)), ("by_kl", kl, KL_PARTS)):
+        for name, numbers in (("by_strength", strength), ("by_kl", kl)):
             known = mine & np.isfinite(numbers)
             if known.any():
-                parts = min(parts, max(known.sum() // FEWEST, 1))
+                most = max(min(known.sum() // FEWEST, KL_PARTS), 1)
+                parts = most if name == "by_kl" else len(numbers)  # every strength is a part of its own
                 curves[name].append(Curve(aligner, tuple(ranking.along(numbers[known], wins[known], parts))))
     return {name: tuple(found) for name, found in curves.items()}
 

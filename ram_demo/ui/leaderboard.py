@@ -121,7 +121,7 @@ def build(leaderboard: Leaderboard, guard: Guard, page: gr.Blocks, tab: gr.Tab) 
 
 def _filters(category, kind, caps, control, intervals, blind, elo) -> Filters:
     """The page's values as filters. Raises UserError; a client may send anything at all."""
-    if caps not in CAPS or not isinstance(category, str) or not isinstance(kind, str):
+    if not all(isinstance(value, str) for value in (category, kind, caps)) or caps not in CAPS:
         raise UserError("The page sent something that is not a filter; reload it.")
     return Filters(
         category="" if category == ALL else category,
