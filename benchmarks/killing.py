@@ -69,9 +69,7 @@ def kill(url: str, rounds: int, *, network_volume: bool = False, server_every: i
 
 def _round(url: str, network_volume: bool, server: bool, moment: float) -> list[str]:
     """The battles whose votes one child acknowledged before the kill."""
-    # A server of forks: each child starts with everything imported, in milliseconds.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["__main__", __name__])
     ours, theirs = context.Pipe(duplex=False)
     child = context.Process(target=_vote_for_ever, args=(url, network_volume, theirs))
     child.start()

@@ -27,7 +27,7 @@ MAY_IMPORT = {
 # The page is above them all.
 MAY_IMPORT["ui"] = set(MAY_IMPORT)
 DATABASE = ("sqlalchemy", "alembic", "psycopg")
-ONLY_IN = {"gradio": {"ui"}, "gradio_client": set(), **dict.fromkeys(DATABASE, {"votes"})}
+ONLY_IN = {"gradio": {"ui"}, "gradio_client": set(), **{name: {"votes"} for name in DATABASE}}
 FILE_ACCESS = {"pathlib", "os", "io", "shutil", "tempfile", "glob", "fileinput", "mmap", "sqlite3", "logging"}
 UNSAFE = {"pickle", "_pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
 LONGEST = 400

@@ -13,7 +13,7 @@ from ram_demo.errors import UserError
 from ram_demo.standings import Filters, Leaderboard, Standings
 from ram_demo.ui import figures, tables
 from ram_demo.ui.guard import Guard
-from ram_demo.votes import FORMATS, KINDS, export
+from ram_demo.votes import FORMATS, export
 
 LOOK_SECONDS = 3
 ALL = "all"
@@ -27,6 +27,7 @@ CONTROL_WORDS = {"": "nothing", "length": "length", "style": "length, lists, hea
 INTERVAL_WORDS = {"sandwich": "sandwich (robust)", "bootstrap": "bootstrap"}
 FORMAT_WORDS = {
     "trl": "TRL preferences",
+    "trl-unpaired": "TRL, unpaired",
     "arena": "arena columns",
     "alpaca": "AlpacaEval",
     "csv": "CSV",
@@ -38,7 +39,7 @@ def build(leaderboard: Leaderboard, guard: Guard, page: gr.Blocks, tab: gr.Tab) 
     """Lay out the tab and wire its events. Returns the button that asks for a training on the votes."""
     with gr.Row(elem_classes="league-filters"):
         category = gr.Dropdown([ALL], value=ALL, label="Category", elem_id="league-category", min_width=140)
-        kinds = [(ALL, ALL)] + [(KIND_WORDS[kind], kind) for kind in KINDS if kind in KIND_WORDS]
+        kinds = [(ALL, ALL), *((words, name) for name, words in KIND_WORDS.items())]
         kind = gr.Dropdown(kinds, value=ALL, label="Kind", elem_id="league-kind", min_width=140)
         caps = gr.Dropdown(
             list(CAPS), value=next(iter(CAPS)), label="Of each voter", elem_id="league-cap", min_width=140
@@ -78,7 +79,7 @@ def build(leaderboard: Leaderboard, guard: Guard, page: gr.Blocks, tab: gr.Tab) 
         type="password", max_lines=1, visible=guard.is_needed, elem_id="league-token",
     )  # fmt: skip
     with gr.Row(elem_classes="league-take"):
-        buttons = {name: gr.Button(FORMAT_WORDS.get(name, name), size="sm", min_width=110) for name in FORMATS}
+        buttons = {name: gr.Button(FORMAT_WORDS[name], size="sm", min_width=110) for name in FORMATS}
         train = gr.Button("Train on these", variant="primary", size="sm", min_width=110, elem_id="league-train")
     file = gr.DownloadButton(visible="hidden", elem_id="league-file")
     seen = gr.State(None)

@@ -2,6 +2,7 @@
 
 from ram_demo.votes.battles import CHOICES, KINDS, REASONS, Ballot, Battle, NewBattle, Response, Turn, VoteRow
 from ram_demo.votes.export import FORMATS, export, preferences
+from ram_demo.votes.importing import IMPORTS, read
 from ram_demo.votes.reading import Columns
 from ram_demo.votes.store import VoteStore
 from ram_demo.votes.styles import MARKS
@@ -9,6 +10,7 @@ from ram_demo.votes.styles import MARKS
 __all__ = [
     "CHOICES",
     "FORMATS",
+    "IMPORTS",
     "KINDS",
     "MARKS",
     "REASONS",
@@ -22,4 +24,5 @@ __all__ = [
     "VoteStore",
     "export",
     "preferences",
+    "read",
 ]

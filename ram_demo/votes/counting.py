@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 # Nobody reads faster: scanning runs at about 600 words a minute (Carver, Reading Rate, 1990).
 WORDS_PER_SECOND = 10.0
-DUPLICATE = "duplicate prompt"  # how the mark of one begins
+DUPLICATE = "duplicate prompt"
 
 
 @dataclass(frozen=True)
@@ -25,15 +25,15 @@ def prompt_key(prompt: str) -> str:
     return hashlib.sha256(normal.encode("utf-8", "replace")).hexdigest()
 
 
-def verdict(texts: tuple[str, ...], reading_seconds: float | None, earlier: int) -> Verdict | None:
+def verdict(texts: tuple[str, ...], reading_seconds: float | None, voted_before: bool) -> Verdict | None:
     """What the rules say of a vote on these last answers; None where no rule has anything to say.
 
-    Faster than the answers can be read: does not count. On a prompt that has `earlier` votes: counts, and is marked, so
+    Faster than the answers can be read: does not count. On a prompt that was voted on before: counts, and is marked, so
     that who reads the votes can leave it out. A vote that is both is told of as the first.
     """
     needed = sum(len(text.split()) for text in texts) / WORDS_PER_SECOND
     if reading_seconds is not None and reading_seconds < needed:
         return Verdict(False, f"too fast: {reading_seconds:.1f} s for what takes {needed:.1f} s to read")
-    if earlier:
-        return Verdict(True, f"{DUPLICATE}: {earlier} earlier {'vote' if earlier == 1 else 'votes'} on it")
+    if voted_before:
+        return Verdict(True, DUPLICATE)
     return None

@@ -1,10 +1,9 @@
 """Votes read back: whole, one by one, or as columns for ratings. Changes nothing."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from datetime import datetime
 
-from sqlalchemy import Connection, Select, and_, case, func, select
+from sqlalchemy import Connection, Select, and_, case, func, or_, select
 from sqlalchemy.orm import Session, aliased, selectinload
 
 from ram_demo.errors import UserError
@@ -40,21 +39,22 @@ class Columns:
         return len(self.id)
 
 
-def rows(db: Connection, only_counting: bool = False) -> Iterator[VoteRow]:
-    """Every vote with its battle, oldest first (then by id), read from the disk as they are asked for.
+PAGE = 20  # votes with all their traces
 
-    Holds a connection until the last row or until it is closed. On a network volume that is the only one, so there
-    votes wait for the reader.
-    """
-    # Loaded apart from the votes, batch by batch: a join would sort every trace before the first row is out.
+
+def rows(db: Connection, only_counting: bool, after: VoteRow | None) -> list[VoteRow]:
+    """A page of votes with their battles, oldest first (then by id): those next after that one, or the first."""
+    # Loaded apart from the votes: a join would sort every trace before the first row is out.
     battles = selectinload(VoteRecord.battle).selectinload(BattleRecord.responses)
     query, counts, why = _reviewed(select(VoteRecord))
     query = query.add_columns(counts, why).options(battles).order_by(VoteRecord.created_at, VoteRecord.id)
     if only_counting:
         query = query.where(counts)
+    if after is not None:
+        same_moment = and_(VoteRecord.created_at == after.created_at, VoteRecord.id > after.id)
+        query = query.where(or_(VoteRecord.created_at > after.created_at, same_moment))
     with Session(db) as session:
-        for vote, counting, reason in session.execute(query.execution_options(yield_per=20)):
-            yield _vote_row(vote, counting, reason)
+        return [_vote_row(*found) for found in session.execute(query.limit(PAGE))]
 
 
 def ballots(

@@ -10,22 +10,21 @@ buttons changes nothing.
 Text goes in through `columns.clean_text`, so no prompt and no model output can break the store.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import fields
 from datetime import datetime
+from itertools import islice
 from typing import Any
 
-from sqlalchemy import Connection, func, insert, literal, select, update
+from sqlalchemy import Connection, func, literal, select, update
 
-from ram_demo import __version__
 from ram_demo.errors import UserError
-from ram_demo.votes import engines, reading, styles
-from ram_demo.votes.battles import SIDES, Ballot, Battle, NewBattle, Response, VoteRow, check_choice, checked
+from ram_demo.votes import adding, engines, reading, styles
+from ram_demo.votes.battles import Ballot, Battle, NewBattle, Response, Turn, VoteRow, check_choice, checked
 from ram_demo.votes.columns import UtcDateTime, clean_text
-from ram_demo.votes.counting import prompt_key, verdict
+from ram_demo.votes.counting import Verdict, verdict
 from ram_demo.votes.migrating import bring_up_to_date
-from ram_demo.votes.schema import BattleRecord, ResponseRecord, ReviewRecord, VoteRecord, new_id, now
+from ram_demo.votes.schema import BattleRecord, ResponseRecord, ReviewRecord, SaltRecord, VoteRecord, new_id, now
 
 _REFUSED = {
     "created": "Both answers must have ended before they are voted on.",
@@ -60,7 +59,7 @@ class VoteStore:
         """Keep a battle that nothing was answered in yet, and return its id."""
         battle_id = new_id()
         with self._write("The battle was NOT saved") as db:
-            _insert_battle(db, battle_id, new, state="created")
+            adding.insert_battle(db, battle_id, new, state="created")
         return battle_id
 
     def begin_turn(self, battle_id: str, session: str) -> None:
@@ -79,16 +78,15 @@ class VoteStore:
         """Both sides have answered turn number `turn`, the first being 0."""
         with self._write("The battle was NOT saved") as db:
             _step(db, battle_id, ("running",), "ended", ended_at=now())
-            db.execute(insert(ResponseRecord), _sides(battle_id, turn, prompt, a, b))
+            adding.insert_turn(db, battle_id, turn, Turn(prompt, a, b))
 
     def record_battle(self, battle: Battle) -> str:
         """Keep a battle that has ended, and return its id: it may be voted on."""
         battle_id = new_id()
-        new = NewBattle(**{field.name: getattr(battle, field.name) for field in fields(NewBattle)})
         with self._write("The vote was NOT saved") as db:
-            _insert_battle(db, battle_id, new, state="ended", ended_at=now())
+            adding.insert_battle(db, battle_id, battle, state="ended", ended_at=now())
             for number, turn in enumerate(battle.turns):
-                db.execute(insert(ResponseRecord), _sides(battle_id, number, turn.prompt, turn.a, turn.b))
+                adding.insert_turn(db, battle_id, number, turn)
         return battle_id
 
     def vote(self, battle_id: str, choice: str, session: str, ballot: Ballot = Ballot()) -> None:  # noqa: B008 frozen
@@ -98,31 +96,16 @@ class VoteStore:
         """
         check_choice(choice)
         ballot = checked(ballot)
-        side, start, end = ballot.span or (None, None, None)
         with self._write("The vote was NOT saved") as db:
             _step(db, battle_id, ("ended",), "voted", session, voted_at=now())
             texts = _last_texts(db, battle_id)
-            if side and end > len(texts[side]):
+            if ballot.span and ballot.span[2] > len(texts[ballot.span[0]]):
                 raise UserError("The span that decided must lie in the last answer of its side.")
-            earlier = _votes_on_the_same_prompt(db, battle_id)
+            said = verdict(tuple(texts.values()), ballot.reading_seconds, _prompt_was_voted_on(db, battle_id))
             vote_id = new_id()
-            db.execute(
-                insert(VoteRecord).values(
-                    id=vote_id,
-                    battle_id=battle_id,
-                    choice=choice,
-                    session=session,
-                    reasons=list(ballot.reasons),
-                    comment=ballot.comment,
-                    span_side=side,
-                    span_start=start,
-                    span_end=end,
-                    reading_seconds=ballot.reading_seconds,
-                )
-            )
-            said = verdict(tuple(texts.values()), ballot.reading_seconds, earlier)
+            adding.insert_vote(db, vote_id, battle_id, choice, session, ballot)
             if said:
-                db.execute(insert(ReviewRecord).values(vote_id=vote_id, by="rule", counts=said.counts, why=said.why))
+                adding.insert_review(db, vote_id, "rule", said)
 
     def reveal(self, battle_id: str, session: str) -> Battle:
         """The whole battle, for the session that it was shown to; from now on it takes no vote. May be asked again."""
@@ -143,7 +126,19 @@ class VoteStore:
         with self._write("The review was NOT saved") as db:
             if db.scalar(select(VoteRecord.id).where(VoteRecord.id == vote_id)) is None:
                 raise UserError(f"Unknown vote {vote_id!r}: there is nothing to review.")
-            db.execute(insert(ReviewRecord).values(vote_id=vote_id, by="owner", counts=counts, why=why))
+            adding.insert_review(db, vote_id, "owner", Verdict(counts, why))
+
+    def add(self, rows: Iterable[VoteRow]) -> int:
+        """Keep votes that were given elsewhere, marked as imported, and return how many were new.
+
+        A vote or a battle that is here already is left as it is. Kept a few hundred at a time, so that votes given here
+        meanwhile need not wait for the last.
+        """
+        count, waiting = 0, iter(rows)
+        while batch := list(islice(waiting, 500)):
+            with self._write("The votes were NOT imported") as db:
+                count += adding.add(db, batch)
+        return count
 
     # What was kept. All raise StorageError where it cannot be read.
 
@@ -164,10 +159,19 @@ class VoteStore:
             mine = (VoteRecord.session == session, VoteRecord.created_at >= since)
             return db.scalar(select(func.count()).select_from(VoteRecord).where(*mine))
 
-    def rows(self, **filters: Any) -> Iterator[VoteRow]:
-        """Votes with their battles, as `reading.rows` gives them."""
-        with self._read() as db:
-            yield from reading.rows(db, **filters)
+    def rows(self, only_counting: bool = False) -> Iterator[VoteRow]:
+        """Votes with their battles, oldest first, as `reading.rows` gives them, read as they are asked for.
+
+        No connection is held from one page of them to the next, so nobody who votes waits for a slow reader.
+        """
+        last = None
+        while True:
+            with self._read() as db:
+                page = reading.rows(db, only_counting, after=last)
+            yield from page
+            if not page:
+                return
+            last = page[-1]
 
     def ballots(self, **filters: Any) -> reading.Columns:
         """Votes as columns for ratings, as `reading.ballots` gives them."""
@@ -178,6 +182,11 @@ class VoteStore:
         """How the answers of each vote look, as `styles.styles` counts it. Reads every answer; not for every moment."""
         with self._read() as db:
             return styles.styles(db)
+
+    def salt(self) -> str:
+        """What hides who voted in an export: random, and the database's own."""
+        with self._read() as db:
+            return db.scalar(select(SaltRecord.value))
 
     def close(self) -> None:
         """Close every connection, and so let go of the file."""
@@ -192,16 +201,6 @@ class VoteStore:
     def _write(self, failed: str) -> Iterator[Connection]:
         with engines.storage_errors(self._url, failed), self._engine.begin() as db:
             yield db
-
-
-def _insert_battle(db: Connection, battle_id: str, new: NewBattle, **more: Any) -> None:
-    key = prompt_key(new.prompt)
-    db.execute(insert(BattleRecord).values(id=battle_id, prompt_key=key, app_version=__version__, **vars(new), **more))
-
-
-def _sides(battle_id: str, turn: int, prompt: str, a: Response, b: Response) -> list[dict[str, Any]]:
-    shared = {"battle_id": battle_id, "turn": turn, "prompt": prompt}
-    return [{**shared, "side": side, **vars(response)} for side, response in zip(SIDES, (a, b), strict=True)]
 
 
 def _step(
@@ -232,7 +231,7 @@ def _last_texts(db: Connection, battle_id: str) -> dict[str, str]:
     return dict(db.execute(query).tuples().all())
 
 
-def _votes_on_the_same_prompt(db: Connection, battle_id: str) -> int:
+def _prompt_was_voted_on(db: Connection, battle_id: str) -> bool:
+    """Is there a vote on this battle's prompt already, by anybody?"""
     key = select(BattleRecord.prompt_key).where(BattleRecord.id == battle_id).scalar_subquery()
-    on_it = select(func.count()).select_from(VoteRecord).join(BattleRecord)
-    return db.scalar(on_it.where(BattleRecord.prompt_key == key))
+    return db.scalar(select(select(VoteRecord.id).join(BattleRecord).where(BattleRecord.prompt_key == key).exists()))

@@ -6,9 +6,10 @@ import plotly.graph_objects as go
 import pytest
 
 from ram_demo.errors import UserError
-from ram_demo.ranking import Share
-from ram_demo.standings import Curve, Place, Standings
+from ram_demo.ranking import INTERVALS, Share
+from ram_demo.standings import CONTROLS, Curve, Place, Standings
 from ram_demo.ui import figures, leaderboard, tables
+from ram_demo.votes import FORMATS, KINDS
 
 EVIL = "<img src=x onerror=alert(1)>"
 KNOWN, UNKNOWN = Share(0.62, 0.5, 0.73, 40), Share(math.nan, 0.0, 1.0, 0)
@@ -49,6 +50,12 @@ def test_a_figure_has_every_lane_with_its_interval_and_a_mark_of_its_own(standin
     assert ends["x:1"] == pytest.approx((-90, 90)) and ends["base"] == (0, 0)
     assert len({(trace.marker.symbol, trace.marker.color) for trace in figure.data}) == 3
     assert figure.layout.yaxis.categoryarray[-1].startswith("&lt;img"), "the best stands on top"
+
+
+def test_every_form_control_and_kind_that_there_is_is_offered():
+    assert set(leaderboard.FORMAT_WORDS) == set(FORMATS)
+    assert tuple(leaderboard.CONTROL_WORDS) == CONTROLS and tuple(leaderboard.INTERVAL_WORDS) == INTERVALS
+    assert {*leaderboard.KIND_WORDS, "placebo"} == set(KINDS), "placebos are not rated"
 
 
 @pytest.mark.parametrize("place", range(7))

@@ -18,17 +18,17 @@ def test_other_prompts_have_another_key(other):
 
 @pytest.mark.parametrize(("seconds", "counts"), [(0.0, False), (9.9, False), (10.0, True), (500.0, True), (None, True)])
 def test_a_vote_faster_than_reading_does_not_count(seconds, counts):
-    said = verdict(ANSWERS, seconds, earlier=0)
+    said = verdict(ANSWERS, seconds, voted_before=False)
     assert (said is None) is counts
     if not counts:
         assert said == Verdict(False, f"too fast: {seconds:.1f} s for what takes 10.0 s to read")
 
 
 def test_a_prompt_that_was_voted_on_is_marked_and_counts():
-    assert verdict(ANSWERS, 60.0, earlier=1) == Verdict(True, "duplicate prompt: 1 earlier vote on it")
-    assert verdict(ANSWERS, None, earlier=3) == Verdict(True, "duplicate prompt: 3 earlier votes on it")
-    assert not verdict(ANSWERS, 1.0, earlier=3).counts
+    for seconds in (60.0, None):
+        assert verdict(ANSWERS, seconds, voted_before=True) == Verdict(True, "duplicate prompt")
+    assert not verdict(ANSWERS, 1.0, voted_before=True).counts
 
 
 def test_nothing_to_read_takes_no_time():
-    assert verdict(("", " \n"), 0.0, earlier=0) is None
+    assert verdict(("", " \n"), 0.0, voted_before=False) is None

@@ -170,7 +170,7 @@ def test_rules_and_the_owner_say_what_counts_and_no_vote_is_changed(store, broug
     fast, slow, unmeasured = before = list(store.rows())
     assert (fast.counts, slow.counts, unmeasured.counts) == (False, True, True)
     assert fast.why.startswith("too fast: 0.0 s for what takes 0.8 s")
-    assert slow.why == "duplicate prompt: 1 earlier vote on it"
+    assert slow.why == "duplicate prompt"
     store.review(fast.id, True, "I was there")
     store.review(slow.id, False, "spam")
     store.review(slow.id, True, "no spam")
