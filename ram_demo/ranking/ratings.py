@@ -12,7 +12,8 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import optimize, sparse, stats
+from scipy import optimize, sparse
+from scipy.special import stdtrit
 
 from ram_demo.errors import UserError
 from ram_demo.ranking.ballots import BASE, Ballots, group
@@ -36,7 +37,7 @@ class Spread:
     def half(self, contrasts: np.ndarray, level: float) -> np.ndarray:
         """Half the width of the interval of each contrast [m, M]."""
         variance = np.einsum("ij,jk,ik->i", contrasts, self.covariance, contrasts)
-        return stats.t.ppf((1 + level) / 2, max(self.freedom, FEWEST)) * np.sqrt(np.maximum(variance, 0.0))
+        return stdtrit(max(self.freedom, FEWEST), (1 + level) / 2) * np.sqrt(np.maximum(variance, 0.0))
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy.special import ndtri
 
 from ram_demo.ranking.ballots import A_BETTER, B_BETTER, BOTH_BAD, TIE, Ballots
 from ram_demo.ranking.ratings import LEVEL, Ratings
@@ -28,7 +28,7 @@ def wilson(part: float, votes: int, level: float = LEVEL) -> Share:
     """Wilson (1927), equation 1: the shares that `part` of `votes` does not contradict."""
     if not votes:
         return Share(math.nan, 0.0, 1.0, 0)
-    z, share = stats.norm.ppf((1 + level) / 2), part / votes
+    z, share = ndtri((1 + level) / 2), part / votes
     middle = (share + z**2 / (2 * votes)) / (1 + z**2 / votes)
     half = z / (1 + z**2 / votes) * math.sqrt(share * (1 - share) / votes + z**2 / (4 * votes**2))
     return Share(share, max(middle - half, 0.0), min(middle + half, 1.0), int(votes))
@@ -113,5 +113,5 @@ def votes_to_separate(ratings: Ratings, i: int, j: int, level: float = LEVEL) ->
     whole = first + second + eta
     edge = (first - second) / whole
     information = (1 - eta / whole - edge**2) / 4
-    z = float(stats.norm.ppf((1 + level) / 2))
+    z = float(ndtri((1 + level) / 2))
     return math.ceil(((z / difference) ** 2 - (z / half) ** 2) / information)

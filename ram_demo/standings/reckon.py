@@ -1,7 +1,4 @@
-"""From the store's columns to standings: which votes are rated, as numbers, and what the ratings say of each lane.
-
-Knows what a label and a kind are, but no SQL and no formula.
-"""
+"""From votes to standings: which of them are rated, and what the ratings say of each lane. Knows no formula."""
 
 from collections import Counter
 from dataclasses import replace
@@ -12,36 +9,16 @@ import numpy as np
 from ram_demo import ranking
 from ram_demo.errors import UserError
 from ram_demo.ranking import BASE, POINTS, Ballots, Share
+from ram_demo.standings.numbers import Votes, aligner_of
 from ram_demo.standings.records import CONTROLS, Curve, Filters, Place, Standings, Weight
-from ram_demo.votes import CHOICES, KINDS, MARKS, Columns
+from ram_demo.votes import KINDS, MARKS
 
 LENGTH = "length"
 TWICE = 1 / 3  # `ranking.relative` of an answer that has twice as much
 KL_PARTS, FEWEST = 5, 8  # parts of a curve along KL; votes of which each has at least about so many
 
 
-def canonical(label: str) -> str:
-    """A lane's label with its strengths in one form, so that "concise:1.0" and "concise:1" are one lane."""
-    parts = (_named(part) for part in label.split(","))
-    return ",".join(name if strength is None else f"{name}:{strength:g}" for name, strength in parts)
-
-
-def _named(part: str) -> tuple[str, float | None]:
-    name, _, strength = part.rpartition(":")
-    try:
-        return (name, float(strength)) if name else (part, None)
-    except ValueError:
-        return part, None
-
-
-def aligner_of(label: str) -> tuple[str, float | None]:
-    """(aligner, strength) of a lane; several aligners are named together, and have a strength if all share one."""
-    parts = [_named(part) for part in label.split(",")]
-    strengths = {strength for _, strength in parts}
-    return "+".join(name for name, _ in parts), strengths.pop() if len(strengths) == 1 else None
-
-
-def standings(columns: Columns, filters: Filters, styles: dict[str, tuple[int, ...]] | None = None) -> Standings:
+def standings(votes: Votes, filters: Filters, styles: dict[str, tuple[int, ...]] | None = None) -> Standings:
     """Everything about the votes that `filters` choose. styles: `VoteStore.styles`, where style is controlled for.
 
     Raises UserError for a filter that cannot be.
@@ -52,9 +29,9 @@ def standings(columns: Columns, filters: Filters, styles: dict[str, tuple[int, .
         raise UserError(f"The cap is {filters.most}; it must be zero or more.")
     if filters.kind and filters.kind not in KINDS:
         raise UserError(f"There is no kind {filters.kind!r}; there are: {', '.join(KINDS)}.")
-    offered = {"categories": _found(columns.category), "kinds": _found(columns.kind)}
-    chosen, left_out = _chosen(columns, filters)
-    ballots = _ballots(columns)
+    offered = {"categories": tuple(text for text in votes.category.texts if text), "kinds": votes.kind.texts}
+    chosen, left_out = _chosen(votes, filters)
+    ballots = votes.ballots
     placebo = ballots.a == ballots.b
     capped = ballots.where(np.flatnonzero(chosen & ~placebo))
     if filters.most:
@@ -64,16 +41,15 @@ def standings(columns: Columns, filters: Filters, styles: dict[str, tuple[int, .
     in_placebos = ranking.left(ballots.where(chosen & placebo))
     if not len(capped):
         return Standings(0, left_out, left_in_placebos=in_placebos, **offered)
-    rated = _with_covariates(_with_seen_names(capped), columns, filters.control, styles or {})
+    rated = _with_covariates(_with_seen_names(capped), votes, filters.control, styles or {})
     found = ranking.fit(rated, intervals=filters.intervals)
-    blind = np.array(columns.blind, bool)[rated.order]
     return Standings(
         votes=len(rated),
         left_out=left_out,
         **_places(rated, found, ranking.elo(rated) if filters.elo else None),
-        **_curves(columns, rated),
+        **_curves(votes, rated),
         left_in_placebos=in_placebos,
-        left_in_all=_left(rated.where(blind)),
+        left_in_all=_left(rated.where(votes.blind[rated.order])),
         both_bad=ranking.both_bad(rated),
         tie=found.tie,
         weights=_weights(found),
@@ -81,54 +57,28 @@ def standings(columns: Columns, filters: Filters, styles: dict[str, tuple[int, .
     )
 
 
-def _found(values: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(sorted(set(values) - {""}))
-
-
-def _chosen(columns: Columns, filters: Filters) -> tuple[np.ndarray, dict[str, int]]:
+def _chosen(votes: Votes, filters: Filters) -> tuple[np.ndarray, dict[str, int]]:
     """Which votes are rated, and why the others that the filters ask for are not."""
-    asked = np.ones(len(columns), bool)
-    for wanted, values in ((filters.category, columns.category), (filters.kind, columns.kind)):
-        if wanted:
-            asked &= np.array([value == wanted for value in values], bool)
+    asked = np.ones(len(votes.ids), bool)
+    if filters.category:
+        asked &= votes.category.rows(filters.category)
+    if filters.kind:
+        asked &= votes.kind.rows(filters.kind)
     if filters.blind_only:
-        asked &= np.array(columns.blind, bool)
-    counts = np.array(columns.counts, bool)
-    reasons = Counter(columns.why[i].split(":")[0] for i in np.flatnonzero(asked & ~counts))
-    return asked & counts, dict(reasons)
+        asked &= votes.blind
+    reasons = Counter(votes.why.code[asked & ~votes.counts].tolist())
+    return asked & votes.counts, {votes.why.texts[code]: count for code, count in sorted(reasons.items())}
 
 
-def _ballots(columns: Columns) -> Ballots:
-    """All votes as numbers; `order` is also the row. Voters are numbered by their names' order, not the rows'."""
-    labels = {label: canonical(label) for label in {*columns.a_label, *columns.b_label}}
-    names = (BASE, *sorted(set(labels.values()) - {BASE}))
-    number = {label: names.index(lane) for label, lane in labels.items()}
-    voters = {voter: n for n, voter in enumerate(sorted(set(columns.voter)))}
-    choice = {choice: n for n, choice in enumerate(CHOICES)}
-
-    def numbers(values, table) -> np.ndarray:
-        return np.fromiter((table[value] for value in values), np.int64, len(values))
-
-    return Ballots(
-        a=numbers(columns.a_label, number),
-        b=numbers(columns.b_label, number),
-        result=numbers(columns.choice, choice),
-        names=names,
-        voter=numbers(columns.voter, voters),
-        order=np.arange(len(columns)),
-    )
-
-
-def _with_covariates(rated: Ballots, columns: Columns, control: str, styles: dict[str, tuple[int, ...]]) -> Ballots:
+def _with_covariates(rated: Ballots, votes: Votes, control: str, styles: dict[str, tuple[int, ...]]) -> Ballots:
     """The votes with what is to be taken out of them: how much longer, and how much more marked up, A is than B. What
     never differs sways nobody."""
     if not control:
         return rated
-    tokens = (np.array(side, float)[rated.order] for side in (columns.a_tokens, columns.b_tokens))
-    found = {LENGTH: ranking.relative(*tokens)}
+    found = {LENGTH: ranking.relative(*votes.tokens[rated.order].T)}
     if control == "style":
         none = (0,) * 2 * len(MARKS)
-        a, b = np.hsplit(np.array([styles.get(columns.id[row], none) for row in rated.order], float), 2)
+        a, b = np.hsplit(np.array([styles.get(votes.ids[row], none) for row in rated.order], float), 2)
         found |= {name: ranking.relative(a[:, i], b[:, i]) for i, name in enumerate(MARKS)}
     found = {name: differences for name, differences in found.items() if differences.any()}
     if not found:
@@ -165,14 +115,13 @@ def _places(rated: Ballots, found: ranking.Ratings, elo: np.ndarray | None) -> d
     return {"places": tuple(places), "matrix": tuple(tuple(met.win_rate(i, j) for j in best) for i in best)}
 
 
-def _curves(columns: Columns, rated: Ballots) -> dict:
+def _curves(votes: Votes, rated: Ballots) -> dict:
     """Of the votes on an aligner against the base: how its wins move with its strength, and with its KL."""
     facing = np.flatnonzero((rated.a == 0) ^ (rated.b == 0))
     on_b = rated.a[facing] == 0
     lane = np.where(on_b, rated.b[facing], rated.a[facing])
     wins = np.where(on_b, ranking.wins_of_b(rated.where(facing)), 1 - ranking.wins_of_b(rated.where(facing)))
-    rows = rated.order[facing]
-    kl = np.where(on_b, np.array(columns.b_mean_kl, float)[rows], np.array(columns.a_mean_kl, float)[rows])
+    kl = votes.kl[rated.order[facing], on_b.astype(int)]
     aligners, strengths = zip(*(aligner_of(name) for name in rated.names), strict=True)
     strength = np.array(strengths, float)[lane]
     curves = {"by_strength": [], "by_kl": []}

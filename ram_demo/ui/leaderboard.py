@@ -28,7 +28,7 @@ INTERVAL_WORDS = {"sandwich": "sandwich (robust)", "bootstrap": "bootstrap"}
 FORMAT_WORDS = {
     "trl": "TRL preferences",
     "trl-unpaired": "TRL, unpaired",
-    "arena": "arena columns",
+    "arena": "Arena columns",
     "alpaca": "AlpacaEval",
     "csv": "CSV",
     "jsonl": "JSONL, all there is",
@@ -70,9 +70,11 @@ def build(leaderboard: Leaderboard, guard: Guard, page: gr.Blocks, tab: gr.Tab) 
             with gr.Column(scale=1, min_width=320):
                 gr.Markdown("### Preferred to the base, by strength", elem_classes="heading")
                 strength = gr.Plot(show_label=False, container=False, elem_id="league-strength")
+                strength_table = gr.HTML(elem_id="league-strength-table", label="by strength")
             with gr.Column(scale=1, min_width=320):
                 gr.Markdown("### Preferred to the base, by mean KL of the answer", elem_classes="heading")
                 kl = gr.Plot(show_label=False, container=False, elem_id="league-kl")
+                kl_table = gr.HTML(elem_id="league-kl-table", label="by KL")
     gr.Markdown("### Take the votes along", elem_classes="heading")
     token = gr.Textbox(
         label="Owner's token, to take the votes of a page that others reach",
@@ -86,7 +88,7 @@ def build(leaderboard: Leaderboard, guard: Guard, page: gr.Blocks, tab: gr.Tab) 
     clock = gr.Timer(LOOK_SECONDS)
 
     asked = [category, kind, caps, control, intervals, blind, elo]
-    drawn = [category, said, empty, body, dots, table, matrix, facts, curves, strength, kl]
+    drawn = [category, said, empty, body, dots, table, matrix, facts, curves, strength, strength_table, kl, kl_table]
 
     def look(last, *values):
         """The standings, if they are not the ones that this page shows."""
@@ -140,7 +142,8 @@ def _drawn(found: Standings) -> list:
     categories = gr.update(choices=[ALL, *found.categories])
     said = tables.summary(found)
     if not found.votes:
-        return [categories, said, gr.update(visible=True), gr.update(visible=False), *[gr.skip()] * 7]
+        none = gr.update(value=tables.empty(found), visible=True)
+        return [categories, said, none, gr.update(visible=False), *[gr.skip()] * 9]
     return [
         categories,
         said,
@@ -152,7 +155,9 @@ def _drawn(found: Standings) -> list:
         tables.facts(found),
         gr.update(visible=bool(found.by_strength or found.by_kl)),
         figures.against_base(found.by_strength, found, "strength"),
+        tables.curves(found.by_strength, "Strength"),
         figures.against_base(found.by_kl, found, "mean KL of the answer, nats"),
+        tables.curves(found.by_kl, "Mean KL, nats"),
     ]
 
 

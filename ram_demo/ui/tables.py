@@ -4,7 +4,7 @@ from html import escape
 from math import isnan
 
 from ram_demo.ranking import BASE, Share
-from ram_demo.standings import Place, Standings
+from ram_demo.standings import Curve, Place, Standings
 
 EMPTY = (
     '<div class="league-empty"><h3>No votes to rate yet</h3><p>Compare two answers, or meet them blind in the Arena, '
@@ -12,6 +12,13 @@ EMPTY = (
     "</p></div>"
 )
 MANY = 9999  # votes: more than that and nobody is told how many
+
+
+def empty(standings: Standings) -> str:
+    """What is told where no vote is rated: there is none, or the filters leave none."""
+    if not standings.kinds:
+        return EMPTY
+    return '<div class="league-empty"><h3>None of the votes</h3><p>Choose other filters to see some rated.</p></div>'
 
 
 def summary(standings: Standings) -> str:
@@ -89,6 +96,20 @@ def _cell(share: Share) -> str:
     side, strength = ("up", share.value - 0.5) if share.value >= 0.5 else ("down", 0.5 - share.value)
     colour = f"rgb(var(--push-{side}) / {1.2 * strength:.2f})"
     return f'<td style="background: {colour}">{share.value:.0%}<small>{share.votes}</small></td>'
+
+
+def curves(curves: tuple[Curve, ...], along: str) -> str:
+    """The numbers of a figure, for those who would rather read them."""
+    rows = "".join(
+        f'<tr><td></td><th scope="row">{escape(curve.aligner)}</th><td>{x:.2f}</td><td>{_share(share)}</td></tr>'
+        for curve in curves
+        for x, share in curve.points
+    )
+    heads = "".join(f'<th scope="col">{words}</th>' for words in ("", "Aligner", along, "Preferred to the base"))
+    return (
+        '<details class="league-numbers"><summary>In numbers</summary><div class="league-scroll"><table class="league">'
+        f"<thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div></details>"
+    )
 
 
 def facts(standings: Standings) -> str:

@@ -25,7 +25,7 @@ def store(tmp_path):
 
 @pytest.fixture
 def leaderboard(store):
-    return Leaderboard(store)
+    return Leaderboard(store, rest=0.0)
 
 
 @pytest.fixture
@@ -159,6 +159,16 @@ def test_standings_are_worked_out_again_only_for_something_new(leaderboard, vote
     assert second.votes == 2 and second is not first
     store.review(store.ballots().id[0], False, "a test")
     assert leaderboard.standings().votes == 1
+
+
+def test_a_store_that_is_slow_to_read_is_left_in_peace_for_a_while(vote, store):
+    leaderboard = Leaderboard(store, rest=1e9)
+    vote("", "x:1")
+    assert leaderboard.standings().votes == 1
+    version = leaderboard.version()
+    vote("", "x:1")
+    assert leaderboard.standings().votes == 1 and leaderboard.version() == version
+    assert Leaderboard(store, rest=0.0).standings().votes == 2
 
 
 def test_no_trace_and_no_answer_is_read_for_them(leaderboard, vote, store, monkeypatch):

@@ -29,6 +29,7 @@ def standings():
 
 def test_no_name_is_ever_markup(standings):
     html = tables.summary(standings) + tables.ratings(standings) + tables.matrix(standings) + tables.facts(standings)
+    html += tables.curves(standings.by_kl, "KL")
     assert EVIL not in html and "&lt;img" in html
     for figure in (figures.ratings(standings), figures.against_base(standings.by_kl, standings, "KL")):
         assert "<img" not in figure.to_json().replace("\\u003c", "<")
