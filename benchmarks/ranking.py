@@ -21,10 +21,13 @@ ETA = -0.7  # about 20% ties between equals
 WANTED = "93 to 97%"
 
 
-def arena(draw: np.random.Generator, lanes: int, votes: int, alike: float = 0.0):
-    """(ballots, the true strengths against the base). alike: the share of votes in which a voter, with ten votes, has
-    the mood of the day, so that they are no ten independent votes, though each by itself is what the truth says."""
-    truth = draw.normal(size=lanes)
+def arena(draw: np.random.Generator, lanes: int, votes: int, alike: float = 0.0, far: float = 1.0):
+    """(ballots, the true strengths against the base). far: the standard deviation of the lanes' strengths.
+
+    alike: the share of votes in which a voter, with ten votes, has the mood of the day, so that they are no ten
+    independent votes, though each by itself is what the truth says.
+    """
+    truth = far * draw.normal(size=lanes)
     truth -= truth[0]
     one = draw.integers(0, lanes, votes)
     other = (one + draw.integers(1, lanes, votes)) % lanes
@@ -66,6 +69,11 @@ def figures() -> Iterator[Figure]:
             for votes in (50, 500, 5000):
                 held = coverage(lanes, votes, ARENAS, intervals=intervals)
                 yield table.single(f"{lanes} lanes, {votes} votes", 100 * held, "%", WANTED)
+    table = Table(f"95% intervals that hold the truth, 50 votes, {ARENAS} arenas of 5 lanes")
+    for far in (0.25, 0.5, 1.5, 2.0):
+        for intervals in INTERVALS:
+            held = coverage(5, 50, ARENAS, intervals=intervals, far=far)
+            yield table.single(f"lanes {far:g} log-odds apart, {intervals}", 100 * held, "%", WANTED)
     table = Table(f"95% intervals that hold the truth where votes hang together, {ARENAS} arenas of 5 lanes")
     for votes in (500, 5000):
         for intervals in INTERVALS:

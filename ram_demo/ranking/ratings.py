@@ -9,7 +9,9 @@ with 5,000.
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 from scipy import optimize, sparse
@@ -24,6 +26,7 @@ RIDGE = 1 / 16
 LEVEL = 0.95
 INTERVALS = ("sandwich", "bootstrap")
 RESAMPLES = 200
+ROOM = 2_000_000  # counts of resamples that are worked on at once
 FEWEST = 3  # degrees of freedom: below, Student's t says nothing that anybody could use
 
 
@@ -150,23 +153,35 @@ def _bootstrap(model: Likelihood, found: np.ndarray, voter: np.ndarray | None) -
     """The covariance over RESAMPLES draws of as many votes, or of as many voters with all their votes; always the same
     draws, so that the same votes have the same intervals.
 
-    A draw moves from the estimate by one step of Newton's method on its own votes, all draws at once: the k-step
+    A draw moves from the estimate by one step of Newton's method on its own votes, many draws at once: the k-step
     bootstrap of Andrews (2002), "Higher-order improvements of a computationally attractive k-step bootstrap for
     extremum estimators", with k = 1. Fitted to the end, draws without a loss run far off, and 50 votes give intervals
     that are too wide.
     """
-    draw = np.random.default_rng(0)
     counts = model.groups.counts
+    steps = []
+    draws = _draws(model, voter)
+    # At once as many as memory should hold: with covariates there may be a group for each vote.
+    while drawn := list(islice(draws, max(ROOM // counts.size, 1))):
+        many = np.stack(drawn, axis=-1).reshape(*counts.shape, -1)
+        start = np.repeat(found[:, None], len(drawn), axis=1)
+        steps.append(np.linalg.solve(model.hessian(start, many), model.gradient(start, many).T[..., None])[..., 0])
+    bread = np.linalg.inv(model.hessian(found))
+    independent = counts.sum() if voter is None else voter.max() + 1
+    spread = np.atleast_2d(np.cov(np.concatenate(steps).T))
+    return Spread(spread + model.ridge * bread @ bread, int(independent) - 1)
+
+
+def _draws(model: Likelihood, voter: np.ndarray | None) -> Iterator[np.ndarray]:
+    """The cells' counts in each resample [3 G]."""
+    draw = np.random.default_rng(0)
+    counts = model.groups.counts.ravel()
     if voter is None:
-        independent = int(counts.sum())
-        drawn = draw.multinomial(independent, counts.ravel() / independent, RESAMPLES).T
+        votes = int(counts.sum())
+        for _ in range(RESAMPLES):
+            yield draw.multinomial(votes, counts / votes)
     else:
         cells = _by_voter(model, voter).T.tocsr()
-        independent = cells.shape[1]
-        chosen = (draw.integers(independent, size=independent) for _ in range(RESAMPLES))
-        drawn = np.stack([cells @ np.bincount(who, minlength=independent) for who in chosen], axis=1)
-    drawn = drawn.reshape(*counts.shape, RESAMPLES)
-    start = np.repeat(found[:, None], RESAMPLES, axis=1)
-    step = np.linalg.solve(model.hessian(start, drawn), model.gradient(start, drawn).T[..., None])[..., 0]
-    bread = np.linalg.inv(model.hessian(found))
-    return Spread(np.atleast_2d(np.cov(step.T)) + model.ridge * bread @ bread, independent - 1)
+        voters = cells.shape[1]
+        for _ in range(RESAMPLES):
+            yield cells @ np.bincount(draw.integers(voters, size=voters), minlength=voters)

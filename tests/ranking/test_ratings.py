@@ -10,7 +10,7 @@ from scipy.special import expit
 
 from benchmarks.ranking import arena, coverage
 from ram_demo.errors import UserError
-from ram_demo.ranking import INTERVALS, POINTS, Ballots, fit
+from ram_demo.ranking import INTERVALS, POINTS, Ballots, fit, ratings
 from ram_demo.ranking.ballots import group
 from ram_demo.ranking.likelihood import TIES, Likelihood
 
@@ -122,6 +122,15 @@ def test_the_order_of_rows_never_matters(crowd, intervals):
     one, other = fit(voted, intervals=intervals), fit(shuffled, intervals=intervals)
     assert one.values == pytest.approx(other.values, abs=1e-9)
     assert one.intervals()[0] == pytest.approx(other.intervals()[0], abs=1e-9)
+
+
+def test_how_many_resamples_are_worked_on_at_once_changes_nothing(crowd, monkeypatch):
+    voted = replace(crowd, voter=np.arange(len(crowd)) // 3)
+    for ballots_ in (crowd, voted):
+        at_once = fit(ballots_, intervals="bootstrap").intervals()
+        monkeypatch.setattr(ratings, "ROOM", 1)
+        assert np.array(fit(ballots_, intervals="bootstrap").intervals()) == pytest.approx(np.array(at_once))
+        monkeypatch.undo()
 
 
 def test_swapping_the_sides_of_every_vote_changes_nothing_but_the_left(crowd):
