@@ -286,24 +286,42 @@ def votes_leaderboard(
 @votes_app.command("export")
 def votes_export(
     file: Annotated[Path, typer.Argument(help="The file to write; - for standard output.")],
-    format: Annotated[str, typer.Option(help="jsonl or csv.")] = "jsonl",
+    format: Annotated[str, typer.Option(help="jsonl, csv, trl, trl-unpaired, arena or alpaca.")] = "jsonl",
+    voters: Annotated[
+        bool, typer.Option("--voters", help="Tell which votes are one person's: salted names.")
+    ] = False,
 ) -> None:
-    """Write every vote with its battle, both answers and what replays them."""
+    """Write the votes: all of each as jsonl, without traces as csv, or what other programs read."""
     from ram_demo import votes
 
     if format not in votes.FORMATS:
         raise UserError(f"There is no format {format!r}; there are: {', '.join(votes.FORMATS)}.")
     settings = from_environment()
     store = votes.VoteStore(settings.database_url, settings.network_volume)
+    salt = store.salt() if voters else None
     if str(file) == "-":
-        votes.export(store.rows(), format, sys.stdout)
+        votes.export(store.rows(), format, sys.stdout, salt)
         return
     try:
         with file.open("w", encoding="utf-8", newline="") as out:
-            count = votes.export(store.rows(), format, out)
+            count = votes.export(store.rows(), format, out, salt)
     except OSError as error:
         raise UserError(f"{file} cannot be written: {error.strerror or error}.") from error
     print(f"{count} votes in {file}", file=sys.stderr)
+
+
+@votes_app.command("import")
+def votes_import(
+    file: Annotated[Path, typer.Argument(help="The file to read.")],
+    format: Annotated[str, typer.Option(help="jsonl, csv, trl or arena.")] = "jsonl",
+) -> None:
+    """Take in votes from elsewhere, each once; an arena's rows need model_a, model_b and winner at least."""
+    from ram_demo import votes
+
+    rows = votes.read(file, format)
+    settings = from_environment()
+    count = votes.VoteStore(settings.database_url, settings.network_volume).add(rows)
+    print(f"{count} new votes from {file}", file=sys.stderr)
 
 
 @app.command()

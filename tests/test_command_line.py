@@ -624,6 +624,28 @@ def test_votes_are_exported_as_csv(call, voted, tmp_path):
     assert rows[0]["b_text"] == "'=Blue 😀", "no spreadsheet runs it"
 
 
+def test_votes_come_in_from_a_file_once_and_go_out_for_others(call, voted, tmp_path, monkeypatch):
+    assert call("votes", "export", tmp_path / "votes.jsonl", "--voters")[0] == 0
+    voters = {strict(line)["voter"] for line in (tmp_path / "votes.jsonl").read_text().splitlines()}
+    assert len(voters) == 1 and "me" not in voters
+    monkeypatch.setenv("RAM_DEMO_DATABASE_URL", f"sqlite:///{tmp_path / 'other.sqlite3'}")
+    for count in (2, 0):
+        code, out, err = call("votes", "import", tmp_path / "votes.jsonl")
+        assert (code, out) == (0, "") and f"{count} new votes" in err
+    code, out, _ = call("votes", "export", "-", "--format", "trl")
+    assert code == 0 and [list(strict(line)) for line in out.splitlines()] == [["prompt", "chosen", "rejected"]]
+    (tmp_path / "arena.csv").write_text("model_a,model_b,winner\nx,base,model_a\nx,base,nobody\n")
+    assert "line 3" in mistake(call, "votes", "import", tmp_path / "arena.csv", "--format", "arena")
+    assert "'xml'" in mistake(call, "votes", "import", tmp_path / "arena.csv", "--format", "xml")
+    assert "absent" in mistake(call, "votes", "import", tmp_path / "absent")
+
+
+def test_an_address_of_a_database_is_never_repeated(call, tmp_path, monkeypatch):
+    for address in ("mysql://me:secret@db/x", "postgresql+psycopg://me:secret@127.0.0.1:1/x", "sqlite:///"):
+        monkeypatch.setenv("RAM_DEMO_DATABASE_URL", address)
+        assert "secret" not in mistake(call, "votes", "export", tmp_path / "votes.jsonl")
+
+
 def test_no_votes_are_an_empty_file_and_not_a_mistake(call, tmp_path):
     code, _, err = call("votes", "export", tmp_path / "none.jsonl")
     assert code == 0 and "0 votes" in err and (tmp_path / "none.jsonl").read_text() == ""

@@ -34,7 +34,7 @@ def options_in_readme() -> dict[str, set[str]]:
     block = next(b for b in re.findall(r"```\n(.*?)```", README, re.S) if "python -m ram_demo generate" in b)
     found = {}
     for entry in re.split(r"^python -m ram_demo ", block, flags=re.M)[1:]:
-        words = re.match(r"[a-z]+(?: (?:export|leaderboard))?", entry)[0]
+        words = re.match(r"[a-z]+(?: (?:export|import|leaderboard))?", entry)[0]
         found[words] = set(re.findall(r"--[a-z-]+", entry))
     return found
 

@@ -72,8 +72,10 @@ def _sheet(file: Path) -> Iterator[Raw]:
     csv.field_size_limit(LONGEST_CELL)  # the module's own limit is shorter than a long answer
     with file.open(encoding="utf-8-sig", newline="") as opened:
         reader = csv.DictReader(opened, strict=True)
+        begins = 2
         for row in reader:
-            yield reader.line_num, BadRecord("there are more cells than columns") if None in row else row
+            yield begins, BadRecord("there are more cells than columns") if None in row else row
+            begins = reader.line_num + 1  # a row ends some lines further where its texts have several
 
 
 def _lines_or_list(file: Path) -> Iterator[Raw]:
