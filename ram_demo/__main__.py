@@ -287,9 +287,7 @@ def votes_leaderboard(
 def votes_export(
     file: Annotated[Path, typer.Argument(help="The file to write; - for standard output.")],
     format: Annotated[str, typer.Option(help="jsonl, csv, trl, trl-unpaired, arena or alpaca.")] = "jsonl",
-    voters: Annotated[
-        bool, typer.Option("--voters", help="Tell which votes are one person's: salted names.")
-    ] = False,
+    voters: Annotated[bool, typer.Option("--voters", help="Tell which votes are one person's: salted names.")] = False,
 ) -> None:
     """Write the votes: all of each as jsonl, without traces as csv, or what other programs read."""
     from ram_demo import votes

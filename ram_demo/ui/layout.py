@@ -51,7 +51,7 @@ def build(settings: Settings, opening: Opening, runs: Runs, jobs: Jobs) -> gr.Bl
             with gr.Tab("Compare", id="compare"):
                 picker = compare.build(runs, registry)
             with gr.Tab("Leaderboard", id="leaderboard") as tab:
-                train = leaderboard.build(Leaderboard(runs.store), guard, page, tab)
+                train = leaderboard.build(Leaderboard(runs.store), guard, tabs, tab)
             with gr.Tab("Train", id="train"):
                 training = gr.Column()
             with gr.Tab("Aligners", id="aligners"):

@@ -1,6 +1,6 @@
 """The Leaderboard tab: the standings as figures and as tables, what they are asked of, and the votes to take away.
 
-Looks every few seconds whether a vote or a review is new, and draws only then. Works nothing out itself.
+Looks every few seconds, while it is open, whether a vote or a review is new, and draws only then. Works nothing out.
 """
 
 import tempfile
@@ -35,7 +35,7 @@ FORMAT_WORDS = {
 }
 
 
-def build(leaderboard: Leaderboard, guard: Guard, page: gr.Blocks, tab: gr.Tab) -> gr.Button:
+def build(leaderboard: Leaderboard, guard: Guard, tabs: gr.Tabs, tab: gr.Tab) -> gr.Button:
     """Lay out the tab and wire its events. Returns the button that asks for a training on the votes."""
     with gr.Row(elem_classes="league-filters"):
         category = gr.Dropdown([ALL], value=ALL, label="Category", elem_id="league-category", min_width=140)
@@ -85,7 +85,7 @@ def build(leaderboard: Leaderboard, guard: Guard, page: gr.Blocks, tab: gr.Tab) 
         train = gr.Button("Train on these", variant="primary", size="sm", min_width=110, elem_id="league-train")
     file = gr.DownloadButton(visible="hidden", elem_id="league-file")
     seen = gr.State(None)
-    clock = gr.Timer(LOOK_SECONDS)
+    clock = gr.Timer(LOOK_SECONDS, active=False)
 
     asked = [category, kind, caps, control, intervals, blind, elo]
     drawn = [category, said, empty, body, dots, table, matrix, facts, curves, strength, strength_table, kl, kl_table]
@@ -103,8 +103,14 @@ def build(leaderboard: Leaderboard, guard: Guard, page: gr.Blocks, tab: gr.Tab) 
         return {seen: now, **dict(zip(drawn, _drawn(found), strict=True))}
 
     quiet = {"show_progress": "hidden", "api_visibility": "private"}
-    triggers = [clock.tick, tab.select, page.load, *(filter.change for filter in asked)]
+    triggers = [clock.tick, tab.select, *(filter.change for filter in asked)]
     gr.on(triggers, look, [seen, *asked], [seen, *drawn], trigger_mode="always_last", **quiet)
+
+    def watch(event: gr.SelectData) -> gr.Timer:
+        """Nobody looks for news where nobody sees them."""
+        return gr.Timer(active=event.value == tab.label)
+
+    tabs.select(watch, None, clock, **quiet)
 
     def take(format: str):
         def handler(key: str) -> str:

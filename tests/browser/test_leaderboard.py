@@ -67,7 +67,7 @@ def open_tab(browser: Browser, url: str, **window) -> Page:
 def test_every_lane_has_its_place_and_new_votes_come_in_by_themselves(league, browser: Browser):
     url, store = league
     page = open_tab(browser, url)
-    rows = page.locator(".league tbody tr")
+    rows = page.locator("#league-table tbody tr")
     expect(rows).to_have_count(3)
     expect(rows.nth(0)).to_contain_text(EVIL)
     expect(rows.nth(1)).to_contain_text("base")
@@ -87,14 +87,14 @@ def test_every_lane_has_its_place_and_new_votes_come_in_by_themselves(league, br
 
 def test_filters_choose_votes_and_ask_for_more(league, browser: Browser):
     page = open_tab(browser, league[0])
-    rows = page.locator(".league tbody tr")
+    rows = page.locator("#league-table tbody tr")
     expect(rows).to_have_count(3)
     page.get_by_label("Category").click()
     page.get_by_role("option", name="cooking").click()
     expect(rows).to_have_count(2)
     expect(page.locator("#league-said")).to_contain_text("4 votes rated")
     page.get_by_label("Elo too").check()
-    expect(page.locator(".league thead")).to_contain_text("Elo")
+    expect(page.locator("#league-table thead")).to_contain_text("Elo")
     page.get_by_label("Taken out").click()
     page.get_by_role("option", name="length", exact=True).click()
     expect(page.locator("#league-facts")).to_contain_text("Twice the length")
@@ -134,7 +134,7 @@ def test_a_page_that_others_reach_starts_empty_and_keeps_the_votes_for_its_owner
     expect(page.locator("#league-empty")).to_contain_text("No votes to rate yet")
     expect(page.locator("#league")).to_be_hidden()
     vote(store, "one:1", "b")
-    expect(page.locator(".league tbody tr")).to_have_count(2)
+    expect(page.locator("#league-table tbody tr")).to_have_count(2)
     page.get_by_role("button", name="CSV").click()
     expect(page.get_by_text("takes the owner's token").first).to_be_visible()
     page.locator("#league-token input").fill("secret")
