@@ -10,7 +10,7 @@ from scipy.special import expit
 
 from benchmarks.ranking import arena, coverage
 from ram_demo.errors import UserError
-from ram_demo.ranking import INTERVALS, POINTS, Ballots, fit, ratings
+from ram_demo.ranking import INTERVALS, POINTS, RIDGE, Ballots, fit, ratings
 from ram_demo.ranking.ballots import group
 from ram_demo.ranking.likelihood import TIES, Likelihood
 
@@ -73,7 +73,8 @@ def test_with_their_ties_and_no_ridge_the_numbers_are_those_of_the_public_arenas
     assert POINTS * found.strengths == pytest.approx(published(crowd), abs=1e-3)
 
 
-def test_the_sandwich_is_the_one_that_arena_rank_publishes(crowd):
+def test_without_doubt_of_the_scores_the_sandwich_is_the_one_that_arena_rank_publishes(crowd, monkeypatch):
+    monkeypatch.setattr(ratings, "DOUBT", 0)
     found = fit(crowd, ties="half", ridge=0.0)
     theta, size = published(crowd) / 400 * math.log(10), 6
     hessian, meat = np.zeros((size, size)), np.zeros((size, size))
@@ -86,9 +87,8 @@ def test_the_sandwich_is_the_one_that_arena_rank_publishes(crowd):
         meat += (outcome - chance) ** 2 * np.outer(row, row)
     inverse = np.linalg.inv(hessian + 1e-5 * len(crowd) * np.eye(size))
     theirs = inverse @ meat @ inverse
-    # Theirs floats, ours is anchored; and ours has the correction for fitted parameters.
-    against_base = np.eye(size) - np.eye(size)[0]
-    expected = against_base @ theirs @ against_base.T * len(crowd) / (len(crowd) - (size - 1))
+    against_base = np.eye(size) - np.eye(size)[0]  # theirs floats, ours is anchored
+    expected = against_base @ theirs @ against_base.T
     assert found.spreads[0].covariance == pytest.approx(expected, rel=1e-3, abs=1e-9)
 
 
@@ -109,7 +109,7 @@ def test_a_lane_without_votes_stands_where_the_prior_is_and_as_wide(intervals):
     found = fit(ballots([(0, 1, 1, 200), (0, 1, 0, 180)], ("base", "x", "unseen")), intervals=intervals)
     low, high = found.intervals()
     assert found.strengths[2] == pytest.approx(0, abs=1e-6) and found.votes.tolist() == [380, 380, 0]
-    assert high[2] == pytest.approx(4 * 1.97, rel=0.02) and low[2] == pytest.approx(-high[2])
+    assert high[2] == pytest.approx(5 * 1.96, rel=0.02) and low[2] == pytest.approx(-high[2])
     assert high[0] == low[0] == 0, "the base is where we measure from"
 
 
@@ -152,7 +152,11 @@ def test_votes_of_one_mind_count_once_a_voter():
     single, _ = arena(np.random.default_rng(7), 4, 400)
     tenfold = single.where(np.repeat(np.arange(400), 10))
     tenfold = replace(tenfold, voter=np.repeat(np.arange(400), 10))
-    plain, clustered, blind = fit(single), fit(tenfold, ridge=10 / 16), fit(replace(tenfold, voter=None), ridge=10 / 16)
+    plain, clustered, blind = (
+        fit(single),
+        fit(tenfold, ridge=10 * RIDGE),
+        fit(replace(tenfold, voter=None), ridge=10 * RIDGE),
+    )
     assert clustered.strengths == pytest.approx(plain.strengths, abs=1e-6)
     contrast = np.eye(4)[1:]
     assert clustered.half_widths(contrast) == pytest.approx(plain.half_widths(contrast), rel=0.02)
