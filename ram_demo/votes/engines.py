@@ -12,13 +12,16 @@ from pathlib import Path
 import psycopg
 from sqlalchemy import URL, Connection, Engine, create_engine, event, func, make_url, select
 from sqlalchemy.exc import ArgumentError, DBAPIError, DisconnectionError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from ram_demo.errors import StorageError, UserError
 
 SQLITE, POSTGRESQL = "sqlite", "postgresql+psycopg"
 # "RAMD": what programs that look at a file's header are told of it.
 APPLICATION_ID = 0x52414D44
-_SQLITE_REFUSES = ("readonly", "unable to open", "disk is full", "disk I/O error", "database is locked")
+_SQLITE_REFUSES = (
+    "readonly", "unable to open", "disk is full", "disk I/O error", "database is locked", "not a database", "malformed",
+)  # fmt: skip
 # Connection, read only, not let in, no such database, no room or memory, locked, shut down, disk.
 _POSTGRESQL_REFUSES = ("08", "25006", "28", "3D000", "53", "55P03", "57", "58")
 
@@ -125,8 +128,8 @@ def storage_errors(url: URL, failed: str) -> Iterator[None]:
     """Turn what a database or its disk refused into a StorageError; every other fault passes as it is."""
     try:
         yield
-    except (OSError, DBAPIError, sqlite3.OperationalError) as error:
-        reason = error.strerror if isinstance(error, OSError) else _refusal(getattr(error, "orig", error))
+    except (OSError, DBAPIError, PoolTimeout, sqlite3.Error) as error:
+        reason = _refusal(error)
         if reason is None:
             raise
         place = f"the folder {_file(url).parent} cannot be written"
@@ -136,10 +139,15 @@ def storage_errors(url: URL, failed: str) -> Iterator[None]:
 
 
 def _refusal(error: Exception) -> str | None:
-    """Why the database refused, or None if a driver's `error` is about something else."""
+    """Why the database or its disk refused, or None if `error` is about something else."""
+    if isinstance(error, PoolTimeout):
+        return "too many are writing at once"
+    if isinstance(error, OSError):
+        return error.strerror
+    error = getattr(error, "orig", error)
     words = " ".join(str(error).split())
     if isinstance(error, sqlite3.Error):
-        refused = isinstance(error, sqlite3.OperationalError) and any(refusal in words for refusal in _SQLITE_REFUSES)
+        refused = any(refusal in words for refusal in _SQLITE_REFUSES)
     elif error.sqlstate is None:  # no server was there to give a code
         refused = isinstance(error, psycopg.OperationalError)
     else:

@@ -52,8 +52,9 @@ class VoteStore:
             self._engine = engines.connect(self._url, network_volume)
             bring_up_to_date(self._engine)
 
-    # A battle, step by step. Every method returns once it is committed; whatever is raised, nothing was changed.
-    # All raise UserError for a step that cannot be taken now, or by whom; StorageError where the database refuses.
+    # A battle, step by step. Every method returns once it is committed. All raise UserError for a step that cannot be
+    # taken now, or by whom, and StorageError where the database refuses. Where one raises, nothing was changed; only of
+    # a server that goes while it commits nobody knows, and the error says so.
 
     def create_battle(self, new: NewBattle) -> str:
         """Keep a battle that nothing was answered in yet, and return its id."""
@@ -199,8 +200,12 @@ class VoteStore:
 
     @contextmanager
     def _write(self, failed: str) -> Iterator[Connection]:
-        with engines.storage_errors(self._url, failed), self._engine.begin() as db:
+        with engines.storage_errors(self._url, failed), self._engine.connect() as db:
             yield db
+            # A server that goes now may or may not have committed. To ask again is safe: a step is taken once.
+            unsure = failed if self._url.drivername == engines.SQLITE else "It is not known whether that was saved"
+            with engines.storage_errors(self._url, unsure):
+                db.commit()
 
 
 def _step(

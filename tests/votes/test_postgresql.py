@@ -46,6 +46,20 @@ def test_a_server_that_goes_in_the_middle_of_a_vote_saves_nothing(store, raw, ba
     assert raw("SELECT battle_id FROM vote") == [(battle_id,)]
 
 
+def test_a_server_that_goes_while_it_commits_leaves_it_open_whether_it_did(store, raw, battle):
+    battle_id = store.record_battle(battle)
+
+    def end(db):
+        raw(f"SELECT pg_terminate_backend({db.connection.driver_connection.info.backend_pid})")
+
+    event.listen(store._engine, "commit", end)
+    with pytest.raises(StorageError, match=r"^It is not known whether that was saved: "):
+        store.vote(battle_id, "a", "browser-1")
+    event.remove(store._engine, "commit", end)
+    store.vote(battle_id, "a", "browser-1")
+    assert raw("SELECT battle_id FROM vote") == [(battle_id,)]
+
+
 @pytest.mark.parametrize(
     ("setting", "reason"),
     [("lock_timeout = '20ms'", "lock timeout"), ("default_transaction_read_only = on", "read-only transaction")],

@@ -88,6 +88,15 @@ def test_a_network_volume_has_no_shared_memory_and_one_owner(database, battle):
     other.close()
 
 
+def test_who_finds_no_turn_on_a_network_volume_is_told_so(database, battle, monkeypatch):
+    store = VoteStore(f"sqlite:///{database}", network_volume=True)
+    monkeypatch.setattr(store._engine.pool, "_timeout", 0.01)
+    with store._engine.connect(), not_saved(database, "too many are writing at once"):
+        store.record_battle(battle)
+    store.record_battle(battle)
+    store.close()
+
+
 def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(StorageError, match=f"Votes cannot be saved: the folder {tmp_path}/file/data cannot be written"):
@@ -97,6 +106,14 @@ def test_a_folder_that_cannot_be_made(tmp_path):
 def test_a_folder_that_takes_no_file():
     with pytest.raises(StorageError, match=r"the folder /proc/self cannot be written \(unable to open"):
         VoteStore("sqlite:////proc/self/votes.sqlite3")
+
+
+def test_a_file_that_is_no_database_is_said_and_left_as_it_is(database):
+    database.parent.mkdir()
+    database.write_text("votes, but in words " * 100)
+    with pytest.raises(StorageError, match=r"the folder .* cannot be written \(file is not a database\)"):
+        VoteStore(f"sqlite:///{database}")
+    assert database.read_text() == "votes, but in words " * 100
 
 
 def test_a_database_that_is_read_only_is_found_when_opened(store, database):
