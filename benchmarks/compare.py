@@ -40,8 +40,9 @@ def figures(settings: Settings) -> Iterator[Figure]:
     if not importlib.util.find_spec("playwright"):
         print("The page was not measured: that takes requirements-dev.txt; `make bench` brings it.", file=sys.stderr)
         return
-    from benchmarks import pages
+    from benchmarks import arena, pages
 
+    yield from arena.voting(settings)
     yield from pages.start_up(settings)
     yield from pages.streaming(settings)
 

@@ -43,13 +43,20 @@ class Choice:
 
 @dataclass(frozen=True)
 class Request:
-    """lanes: beside the base, which always runs, one for each entry: the aligners composed in it. tau: "auto" (each
-    card's own), "off", or a threshold in nats."""
+    """lanes: one for each entry: the aligners composed in it, none for the base. with_base: the base's lane comes
+    first, besides. history: what was said before the prompt, (role, text) a turn. tau: "auto" (each card's own), "off",
+    or a threshold in nats."""
 
     prompt: str
     lanes: tuple[tuple[Choice, ...], ...] = ()
     tau: str | float = "auto"
     settings: DecodingSettings = field(default_factory=DecodingSettings)
+    with_base: bool = True
+    history: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def all_lanes(self) -> tuple[tuple[Choice, ...], ...]:
+        return ((), *self.lanes) if self.with_base else self.lanes
 
     def __post_init__(self):
         if not self.prompt.strip():
@@ -62,14 +69,14 @@ class Request:
             names = [choice.name for choice in choices]
             if len(set(names)) < len(names):
                 raise UserError(f"The aligner {max(names, key=names.count)} is chosen twice in one lane.")
-        lanes = [BASE, *(lane_name(choices) for choices in self.lanes)]
+        lanes = [lane_name(choices) for choices in self.all_lanes]
         if len(set(lanes)) < len(lanes):
             raise UserError(f"The lane {max(lanes, key=lanes.count)} is asked for twice.")
         check(self.settings)
 
 
 def lane_name(choices: tuple[Choice, ...]) -> str:
-    return "+".join(choice.name for choice in choices)
+    return "+".join(choice.name for choice in choices) or BASE
 
 
 def check(settings: DecodingSettings) -> None:

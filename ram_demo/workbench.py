@@ -19,7 +19,7 @@ from ram_demo.models import proposal as proposals
 from ram_demo.models.aligners import Aligners, Loaded, Registry
 from ram_demo.models.importing import import_package
 from ram_demo.models.proposal import Proposal
-from ram_demo.request import BASE, OWN_MODE, Choice, Request, lane_name
+from ram_demo.request import OWN_MODE, Choice, Request, lane_name
 from ram_demo.settings import SHIPPED_ALIGNERS, Settings
 
 DEFAULT_MODE = DecodingSettings().mode
@@ -50,7 +50,7 @@ class Workbench:
     def plan(self, request: Request, progress: sources.Progress = sources.silent) -> Plan:
         """Load what the request needs and lay out its lanes. Raises UserError for what cannot be done."""
         settings = request.settings
-        ids = self.proposal.encode_prompt(request.prompt)
+        ids = self.proposal.encode_conversation((*request.history, ("user", request.prompt)))
         room = self.proposal.model.context - len(ids)
         if room < 1:
             raise UserError(
@@ -62,11 +62,11 @@ class Workbench:
                 f"After this prompt there is room for {room:,} tokens, {settings.max_new_tokens - room:,} fewer than "
                 f"the length asked for ({settings.max_new_tokens:,})."
             )
-        lanes, described = [Lane(BASE, mode=DEFAULT_MODE)], {BASE: []}
-        for choices in request.lanes:
+        lanes, described = [], {}
+        for choices in request.all_lanes:
             name = lane_name(choices)
             loaded = [self.aligners.get(choice.name, progress) for choice in choices]
-            mode = settings.mode if settings.mode != OWN_MODE else _own_mode(loaded)
+            mode = settings.mode if choices and settings.mode != OWN_MODE else _own_mode(loaded)
             weighers = tuple(_weigher(*both, request.tau, mode) for both in zip(choices, loaded, strict=True))
             lanes.append(Lane(name, weighers, mode))
             described[name] = [

@@ -22,6 +22,10 @@ MAY_IMPORT = {
     "workbench": {"decoding", "models", "request", "settings", "errors"},
     "runs": {"decoding", "request", "votes", "workbench", "errors"},
     "standings": {"ranking", "votes", "errors"},
+    "pairing": {"errors"},
+    "exchange": {"decoding", "workbench"},
+    "replay": {"decoding", "request", "votes", "workbench", "errors"},
+    "arena": {"decoding", "exchange", "models", "pairing", "replay", "request", "votes", "workbench", "errors"},
     "evaluation": {"decoding", "models", "request", "settings", "workbench", "errors"},
 }
 # The page is above them all.

@@ -144,3 +144,11 @@ def test_lanes_are_named_after_what_composes_them():
 )
 def test_lanes_that_could_not_be_told_apart_are_refused(lanes):
     refusal(lambda: Request("Why?", lanes))
+
+
+def test_lanes_alone_or_beside_the_base():
+    one = ((Choice("a"),),)
+    assert Request("Why?", one).all_lanes == ((), *one)
+    assert Request("Why?", one, with_base=False).all_lanes == one
+    assert Request("Why?", ((),), with_base=False).all_lanes == ((),)
+    assert "base is asked for twice" in refusal(lambda: Request("Why?", ((),)))

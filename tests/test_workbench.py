@@ -10,6 +10,7 @@ from ram_demo import workbench as workbench_module
 from ram_demo.decoding.decide import DecodingSettings
 from ram_demo.decoding.trace import Step, Trace
 from ram_demo.errors import UserError
+from ram_demo.models.proposal import encode_conversation
 from ram_demo.request import Choice, Request
 from ram_demo.workbench import Opening, Workbench, open_workbench
 from tests import tiny, tiny_workbench
@@ -226,3 +227,12 @@ def test_each_lane_runs_in_the_mode_its_own_card_recommends(bench, tmp_path, mad
     assert own["r"] == said(bench, ("r",), "ratio")[0]["r"]
     assert own["p+r"] == said(bench, ("p+r",), "product")[0]["p+r"]
     assert own["p"] != said(bench, ("p",), "product")[0]["p"]
+
+
+def test_one_lane_alone_goes_on_from_what_was_said(bench, proposal):
+    said = (("user", "the tin"), ("assistant", "the inn"))
+    for choices, name in (((), "base"), ((Choice("a"),), "a")):
+        plan = bench.plan(Request("and?", (choices,), settings=SHORT, with_base=False, history=said))
+        assert [lane.name for lane in plan.lanes] == list(plan.record["lanes"]) == [name]
+        assert list(plan.prompt_ids) == encode_conversation(proposal.tokenizer, [*said, ("user", "and?")])
+    assert plan.lanes[0].weighers[0].beta == 0.5

@@ -44,6 +44,7 @@ function clear() {
 
 function lay(heads) {
   part("legend").hidden = heads.length < 2;
+  let hue = 0;
   part("panes").replaceChildren(
     ...heads.map((lane, at) => {
       const pane = make("section", "pane");
@@ -56,7 +57,7 @@ function lay(heads) {
       text.setAttribute("aria-label", "Answer " + LETTERS[at] + ", " + lane.title);
       const stats = make("footer", "", "");
       pane.append(head, text, stats);
-      lanes.set(lane.name, { ...lane, at, steps: [], gated: 0, text, stats, ended: null });
+      lanes.set(lane.name, { ...lane, at, hue: lane.aligned ? hue++ : 0, steps: [], gated: 0, text, stats, ended: null });
       return pane;
     })
   );
@@ -91,7 +92,7 @@ function append(lane, news) {
   compare(lane, step.i);
 }
 
-// Where a lane first says something else than the base.
+// Where a lane first says something else than the first one, which is the base if that was asked for.
 function compare(lane, i) {
   const base = lanes.values().next().value;
   for (const other of lane === base ? lanes.values() : [lane]) {
@@ -105,7 +106,7 @@ function compare(lane, i) {
     const jump = make("button", "", quoted(theirs.text));
     jump.onclick = () => choose(other, i, true);
     line.append(
-      make("b", "", other.title), ` parts from the base at token ${i + 1}: `, make("span", "", quoted(ours.text)), " → ", jump
+      make("b", "", other.title), ` parts from ${base.aligned ? "A" : "the base"} at token ${i + 1}: `, make("span", "", quoted(ours.text)), " → ", jump
     );
     part("part").append(line);
   }
@@ -131,7 +132,7 @@ function close(summary) {
     words[summary.done],
     `first after ${duration(summary.first_token_ms)}`,
   ];
-  if (lane.at) facts.push(`gated ${Math.round(100 * summary.gated_share)}%`, `mean KL ${summary.mean_kl.toFixed(2)}`);
+  if (lane.aligned) facts.push(`gated ${Math.round(100 * summary.gated_share)}%`, `mean KL ${summary.mean_kl.toFixed(2)}`);
   tell(lane, facts);
 }
 
@@ -141,7 +142,7 @@ function progress(lane) {
   lane.began ??= now;
   const rate = lane.steps.length > 1 ? ((lane.steps.length - 1) / (now - lane.began)) * 1000 : 0;
   const facts = [`${lane.steps.length} tokens`, ...(rate ? [`${rate.toFixed(0)}/s`] : [])];
-  if (lane.at) facts.push(`gated ${Math.round((100 * lane.gated) / lane.steps.length)}%`);
+  if (lane.aligned) facts.push(`gated ${Math.round((100 * lane.gated) / lane.steps.length)}%`);
   tell(lane, facts);
 }
 
@@ -152,33 +153,33 @@ function show(lane, i) {
   head.append(make("span", "letter", LETTERS[lane.at]), make("h3", "", quoted(step.text)), make("small", "", `token ${i + 1}`));
   const said = step.candidates[step.base];
   let why = "Drawn by the base.";
-  if (lane.at) {
+  if (lane.aligned) {
     if (step.gated) why = "Gated: KL is above the threshold, so this was drawn as the base draws.";
     else if (step.other) why = `The base would have said ${quoted(said[0])} here; the aligner's weights decided otherwise.`;
     else why = "The base would have said the same.";
   }
   const facts = make("p", "facts");
   const items = [`nucleus ${step.nucleus} tokens`, `entropy ${step.entropy.toFixed(2)}`];
-  if (lane.at) items.unshift(`KL ${step.kl.toFixed(2)}`, `support ${percent(step.support)}`, `push ${step.push >= 0 ? "+" : ""}${step.push.toFixed(2)}`);
+  if (lane.aligned) items.unshift(`KL ${step.kl.toFixed(2)}`, `support ${percent(step.support)}`, `push ${step.push >= 0 ? "+" : ""}${step.push.toFixed(2)}`);
   items.forEach((item) => facts.append(make("span", "", item)));
   const table = make("div", "bars");
   table.setAttribute("role", "table");
-  const top = Math.max(...step.candidates.flatMap((c) => (lane.at ? c.slice(1) : [c[1], c[3]])), 0.01);
+  const top = Math.max(...step.candidates.flatMap((c) => (lane.aligned ? c.slice(1) : [c[1], c[3]])), 0.01);
   const key = make("p", "key-row");
   key.append(make("span", "swatch p", "P, the proposal"));
-  if (lane.at) key.append(make("span", "swatch q", "Q, the aligner"));
-  key.append(make("span", "swatch w", lane.at ? "weight, what is drawn from" : "what is drawn from (P sharpened by T)"));
+  if (lane.aligned) key.append(make("span", "swatch q", "Q, the aligner"));
+  key.append(make("span", "swatch w", lane.aligned ? "weight, what is drawn from" : "what is drawn from (P sharpened by T)"));
   step.candidates.forEach((candidate, n) => {
     const row = make("div", "row" + (n === step.chosen ? " chosen" : ""));
     row.setAttribute("role", "row");
     const name = make("span", "name", quoted(candidate[0]));
     name.setAttribute("role", "cell");
     if (n === step.chosen) name.append(make("em", "", "drawn"));
-    if (n === step.base && lane.at) name.append(make("em", "", "base"));
+    if (n === step.base && lane.aligned) name.append(make("em", "", "base"));
     const bars = make("span", "set");
     bars.setAttribute("role", "cell");
     ["p", "q", "w"].forEach((kind, k) => {
-      if (kind === "q" && !lane.at) return;
+      if (kind === "q" && !lane.aligned) return;
       const line = make("span", "line");
       const bar = make("b", "bar " + kind);
       bar.style.width = Math.max(0.4, (100 * candidate[k + 1]) / top) + "%";
@@ -240,7 +241,7 @@ element.addEventListener("keydown", (event) => {
 
 // KL(P || Q) of the aligned lanes, token by token: drawn from what the panes hold.
 function timeline() {
-  const shown = [...lanes.values()].slice(1).filter((lane) => lane.steps.length);
+  const shown = [...lanes.values()].filter((lane) => lane.aligned && lane.steps.length);
   const place = part("timeline");
   if (!shown.length) return place.replaceChildren();
   const width = place.clientWidth || 600;
@@ -260,7 +261,7 @@ function timeline() {
   for (let i = along; i <= longest; i += along)
     plot.append(draw("text", { x: x(i - 1), y: HEIGHT - 8, "text-anchor": "middle" }, String(i)));
   for (const lane of shown) {
-    const colour = COLOURS[(lane.at - 1) % COLOURS.length];
+    const colour = COLOURS[lane.hue % COLOURS.length];
     if (lane.tau !== null)
       plot.append(draw("line", { stroke: colour, "stroke-dasharray": "5 4", x1: EDGE.left, x2: width - EDGE.right, y1: y(lane.tau), y2: y(lane.tau) }));
     const points = lane.steps.map((step) => `${x(step.i).toFixed(1)},${y(step.kl).toFixed(1)}`);
@@ -291,7 +292,7 @@ function timeline() {
   key.append(make("b", "", "KL of proposal and aligner along the answer, in nats"));
   shown.forEach((lane) => {
     const name = make("span", "line-key", lane.title);
-    name.style.setProperty("--line", COLOURS[(lane.at - 1) % COLOURS.length]);
+    name.style.setProperty("--line", COLOURS[lane.hue % COLOURS.length]);
     key.append(name);
   });
   if (shown.some((lane) => lane.gated)) key.append(make("span", "", "◇ gated"));

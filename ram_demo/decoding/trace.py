@@ -57,6 +57,13 @@ class Step:
             del record["monitors"]
         return record
 
+    @classmethod
+    def from_json(cls, record: dict) -> "Step":
+        """The step that `to_json` gave."""
+        candidates = tuple(Candidate(**candidate) for candidate in record["candidates"])
+        monitors = tuple(Monitor(**monitor) for monitor in record.get("monitors", ()))
+        return cls(**{**record, "candidates": candidates, "monitors": monitors})
+
 
 @dataclass(frozen=True)
 class Trace:
@@ -99,6 +106,12 @@ class Trace:
 
     def to_json(self) -> dict:
         return {**self.summary(), "steps": [step.to_json() for step in self.steps]}
+
+    @classmethod
+    def from_json(cls, record: dict) -> "Trace":
+        """The trace that `to_json` gave."""
+        kept = {name: record[name] for name in ("lane", "done", "text", "tokens_per_s", "first_token_ms", "settings")}
+        return cls(**kept, steps=tuple(Step.from_json(step) for step in record["steps"]))
 
 
 def first_difference(a: list[int], b: list[int]) -> int | None:

@@ -45,6 +45,9 @@ class Proposal:
     def encode_prompt(self, prompt: str) -> list[int]:
         return encode_prompt(self.tokenizer, prompt)
 
+    def encode_conversation(self, turns: Sequence[tuple[str, str]]) -> list[int]:
+        return encode_conversation(self.tokenizer, turns)
+
 
 def load(source: Source, device: str, dtype: str) -> Proposal:
     """Load what `source` names. device: auto, cpu, cuda...; dtype: auto or one of `formats.FORMATS`."""

@@ -4,12 +4,13 @@ from html import escape
 
 import gradio as gr
 
+from ram_demo.arena import Arena
 from ram_demo.models.aligners import Registry
 from ram_demo.runs import Runs
 from ram_demo.settings import SHIPPED_ALIGNERS, Settings
 from ram_demo.standings import Leaderboard
 from ram_demo.training.jobs import Jobs
-from ram_demo.ui import compare, leaderboard, shelf, trainer
+from ram_demo.ui import arena, compare, leaderboard, owner, shelf, trainer
 from ram_demo.ui.assets import web
 from ram_demo.ui.guard import Guard
 from ram_demo.workbench import Opening
@@ -27,8 +28,7 @@ THEME = gr.themes.Base(
 
 def build(settings: Settings, opening: Opening, runs: Runs, jobs: Jobs) -> gr.Blocks:
     """The page, ready to be launched with `launch_options`."""
-    registry = Registry(SHIPPED_ALIGNERS, settings.own_aligners)
-    guard = Guard(settings, jobs)
+    registry, guard = Registry(SHIPPED_ALIGNERS, settings.own_aligners), Guard(settings, jobs)
     with gr.Blocks(title=TITLE, analytics_enabled=False) as page:
         with gr.Row(elem_classes="masthead"):
             gr.HTML(f"<h1>{TITLE}</h1><p>{LINE}</p>", scale=8)
@@ -50,6 +50,9 @@ def build(settings: Settings, opening: Opening, runs: Runs, jobs: Jobs) -> gr.Bl
         with gr.Tabs() as tabs:
             with gr.Tab("Compare", id="compare"):
                 picker = compare.build(runs, registry)
+            with gr.Tab("Arena", id="arena"):
+                arena.build(Arena(opening, registry, runs.store))
+                owner.build(runs.store, guard)
             with gr.Tab("Leaderboard", id="leaderboard") as tab:
                 train = leaderboard.build(Leaderboard(runs.store), guard, tabs, tab)
             with gr.Tab("Train", id="train"):

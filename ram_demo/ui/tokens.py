@@ -18,15 +18,19 @@ def lane_heads(run: Run) -> list[dict]:
     """Name, title and the small print of each pane, in the order in which they stand."""
     if run.plan is None:
         return []
-    return [
-        {
-            "name": lane,
-            "title": "Base" if lane == BASE else lane,
-            "detail": _detail(aligners, run.plan.record["modes"][lane]),
-            "tau": _tau(aligners),
-        }
-        for lane, aligners in run.plan.record["lanes"].items()
-    ]
+    return [lane_head(run.plan.record, lane) for lane in run.plan.record["lanes"]]
+
+
+def lane_head(record: dict, lane: str) -> dict:
+    """One pane's, from the settings as a trace keeps them. aligned: does anything weigh there?"""
+    aligners = record["lanes"][lane]
+    return {
+        "name": lane,
+        "title": "Base" if lane == BASE else lane,
+        "detail": _detail(aligners, record["modes"][lane]),
+        "tau": _tau(aligners),
+        "aligned": bool(aligners),
+    }
 
 
 def _detail(aligners: list[dict], mode: str) -> str:

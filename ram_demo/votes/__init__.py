@@ -1,6 +1,19 @@
 """What people thought: battles and votes, kept and exported. The only room that imports sqlalchemy."""
 
-from ram_demo.votes.battles import CHOICES, KINDS, REASONS, Ballot, Battle, NewBattle, Response, Turn, VoteRow
+from ram_demo.votes.battles import (
+    CHOICES,
+    KINDS,
+    LONGEST_COMMENT,
+    REASONS,
+    SIDES,
+    Ballot,
+    Battle,
+    NewBattle,
+    Response,
+    Turn,
+    VoteRow,
+)
+from ram_demo.votes.columns import clean_text
 from ram_demo.votes.export import FORMATS, export, preferences
 from ram_demo.votes.importing import IMPORTS, read
 from ram_demo.votes.reading import Columns
@@ -12,8 +25,10 @@ __all__ = [
     "FORMATS",
     "IMPORTS",
     "KINDS",
+    "LONGEST_COMMENT",
     "MARKS",
     "REASONS",
+    "SIDES",
     "Ballot",
     "Battle",
     "Columns",
@@ -22,6 +37,7 @@ __all__ = [
     "Turn",
     "VoteRow",
     "VoteStore",
+    "clean_text",
     "export",
     "preferences",
     "read",

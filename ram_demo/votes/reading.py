@@ -57,6 +57,28 @@ def rows(db: Connection, only_counting: bool, after: VoteRow | None) -> list[Vot
         return [_vote_row(*found) for found in session.execute(query.limit(PAGE))]
 
 
+def newest(db: Connection, count: int, skip: int = 0) -> list[VoteRow]:
+    """The newest votes with their battles, counting or not, after the first `skip` of them; the newest comes first."""
+    battles = selectinload(VoteRecord.battle).selectinload(BattleRecord.responses)
+    query, counts, why = _reviewed(select(VoteRecord))
+    query = query.add_columns(counts, why).options(battles)
+    query = query.order_by(VoteRecord.created_at.desc(), VoteRecord.id.desc()).limit(count).offset(skip)
+    with Session(db) as session:
+        return [_vote_row(vote, counting, reason) for vote, counting, reason in session.execute(query)]
+
+
+def pair_counts(db: Connection) -> dict[tuple[str, str], int]:
+    """How many votes there are on each pair of labels, (A, B) as they stood."""
+    sides = _summaries().subquery()
+    query = (
+        select(sides.c.a_label, sides.c.b_label, func.count())
+        .select_from(VoteRecord)
+        .join(sides, sides.c.battle_id == VoteRecord.battle_id)
+        .group_by(sides.c.a_label, sides.c.b_label)
+    )
+    return {(a, b): count for a, b, count in db.execute(query)}
+
+
 def ballots(
     db: Connection,
     *,

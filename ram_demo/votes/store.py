@@ -22,7 +22,7 @@ from ram_demo.errors import UserError
 from ram_demo.votes import adding, engines, reading, styles
 from ram_demo.votes.battles import Ballot, Battle, NewBattle, Response, Turn, VoteRow, check_choice, checked
 from ram_demo.votes.columns import UtcDateTime, clean_text
-from ram_demo.votes.counting import Verdict, verdict
+from ram_demo.votes.counting import Verdict, names_itself, verdict
 from ram_demo.votes.migrating import bring_up_to_date
 from ram_demo.votes.schema import BattleRecord, ResponseRecord, ReviewRecord, SaltRecord, VoteRecord, new_id, now
 
@@ -102,11 +102,14 @@ class VoteStore:
             texts = _last_texts(db, battle_id)
             if ballot.span and ballot.span[2] > len(texts[ballot.span[0]]):
                 raise UserError("The span that decided must lie in the last answer of its side.")
-            said = verdict(tuple(texts.values()), ballot.reading_seconds, _prompt_was_voted_on(db, battle_id))
+            said = [
+                verdict(tuple(texts.values()), ballot.reading_seconds, _prompt_was_voted_on(db, battle_id)),
+                names_itself(_blind(db, battle_id)),
+            ]
             vote_id = new_id()
             adding.insert_vote(db, vote_id, battle_id, choice, session, ballot)
-            if said:
-                adding.insert_review(db, vote_id, "rule", said)
+            for rule in filter(None, said):  # where both speak, the latter decides
+                adding.insert_review(db, vote_id, "rule", rule)
 
     def reveal(self, battle_id: str, session: str) -> Battle:
         """The whole battle, for the session that it was shown to; from now on it takes no vote. May be asked again."""
@@ -159,6 +162,22 @@ class VoteStore:
         with self._read() as db:
             mine = (VoteRecord.session == session, VoteRecord.created_at >= since)
             return db.scalar(select(func.count()).select_from(VoteRecord).where(*mine))
+
+    def choice_of(self, battle_id: str, session: str) -> str | None:
+        """What that session voted on that battle; None where it did not."""
+        with self._read() as db:
+            mine = (VoteRecord.battle_id == battle_id, VoteRecord.session == session)
+            return db.scalar(select(VoteRecord.choice).where(*mine))
+
+    def pair_counts(self) -> dict[tuple[str, str], int]:
+        """Votes by pair of labels, as `reading.pair_counts` gives them."""
+        with self._read() as db:
+            return reading.pair_counts(db)
+
+    def newest(self, count: int, skip: int = 0) -> list[VoteRow]:
+        """The newest votes, as `reading.newest` gives them."""
+        with self._read() as db:
+            return reading.newest(db, count, skip)
 
     def rows(self, only_counting: bool = False) -> Iterator[VoteRow]:
         """Votes with their battles, oldest first, as `reading.rows` gives them, read as they are asked for.
@@ -234,6 +253,13 @@ def _last_texts(db: Connection, battle_id: str) -> dict[str, str]:
     last = select(func.max(ResponseRecord.turn)).where(mine).scalar_subquery()
     query = select(ResponseRecord.side, ResponseRecord.text).where(mine, ResponseRecord.turn == last)
     return dict(db.execute(query).tuples().all())
+
+
+def _blind(db: Connection, battle_id: str) -> list[tuple[str, str, str]]:
+    """(side, aligners, text) of every answer, if nobody was to know who gave it."""
+    r = ResponseRecord
+    query = select(r.side, r.aligners, r.text).join(BattleRecord, BattleRecord.id == r.battle_id)
+    return db.execute(query.where(r.battle_id == battle_id, BattleRecord.blind)).tuples().all()
 
 
 def _prompt_was_voted_on(db: Connection, battle_id: str) -> bool:

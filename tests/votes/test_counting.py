@@ -1,6 +1,6 @@
 import pytest
 
-from ram_demo.votes.counting import Verdict, prompt_key, verdict
+from ram_demo.votes.counting import Verdict, names_itself, prompt_key, verdict
 
 ANSWERS = ("word " * 60, "word " * 40)  # a hundred words: ten seconds for who reads fastest
 
@@ -32,3 +32,33 @@ def test_a_prompt_that_was_voted_on_is_marked_and_counts():
 
 def test_nothing_to_read_takes_no_time():
     assert verdict(("", " \n"), 0.0, voted_before=False) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Ahoy! I'm a pirate, matey.",
+        "I am Pirate.",
+        "My name is the\npirate model",
+        "Well, I’m the PIRATE aligner",
+        "I be pirate!",
+    ],
+)
+def test_an_answer_that_says_which_aligner_it_has_was_not_blind(text):
+    assert names_itself([("a", "", "I'm here."), ("b", "pirate:2", text)]) == Verdict(
+        False, "names itself: answer B says that it is pirate"
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["A pirate robs ships.", "I am no pirate.", "I am pirated.", "I saw a pirate", "I am a concise writer.", ""],
+)
+def test_a_word_that_happens_to_be_a_name_is_no_naming(text):
+    assert names_itself([("a", "pirate:2", text), ("b", "", "I'm a pirate.")]) is None
+
+
+def test_names_of_several_words_are_found_in_any_spelling():
+    said = [("a", "plain-and_short:1,one:2", "I am plain and short.")]
+    assert names_itself(said) == Verdict(False, "names itself: answer A says that it is plain-and_short")
+    assert names_itself([("a", "x:1,a.b:2", "I am axb")]) is None, "a name is no pattern"

@@ -81,3 +81,30 @@ def test_columns_read_no_answer_and_no_trace(store, voted):
         with store._engine.connect() as db:
             plan = " ".join(row[3] for row in db.exec_driver_sql(f"EXPLAIN QUERY PLAN {query}", parameters))
         assert "COVERING INDEX ix_response_summary" in plan
+
+
+def test_the_newest_come_first_a_page_at_a_time_whether_they_count_or_not(store, voted):
+    ids = [voted(prompt=str(n), ballot=Ballot(reading_seconds=0.0 if n == 2 else None)) for n in range(5)]
+    assert [row.id for row in store.newest(2)] == [ids[4], ids[3]]
+    second = store.newest(2, skip=2)
+    assert [(row.id, row.counts) for row in second] == [(ids[2], False), (ids[1], True)]
+    assert second == [row for row in reversed(list(store.rows())) if row.id in ids[1:3]]
+    assert store.newest(2, skip=5) == []
+
+
+def test_votes_are_counted_by_pair_of_labels_however_many_turns(store, battle, voted):
+    voted(later=(Turn("And?", battle.a, battle.b),))
+    voted("tie", Ballot(reading_seconds=0.0))
+    voted(a=battle.b, b=battle.a)
+    voted(kind="placebo", a=battle.b)
+    store.record_battle(battle)  # without a vote
+    assert store.pair_counts() == {("concise:1.0", "base"): 2, ("base", "concise:1.0"): 1, ("base", "base"): 1}
+
+
+def test_a_blind_vote_on_an_answer_that_names_itself_does_not_count(store, battle, voted):
+    named = replace(battle.a, text="I am concise. Air.")
+    voted(a=named)
+    assert store.newest(1)[0].counts, "what is shown with its name is not blind"
+    voted(a=named, blind=True, later=(Turn("And?", battle.a, battle.b),))
+    row = store.newest(1)[0]
+    assert (row.counts, row.why) == (False, "names itself: answer A says that it is concise")
