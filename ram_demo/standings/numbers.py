@@ -3,6 +3,7 @@
 Knows what a label is: "concise:1", or "concise:1,pirate:0.5", or "base".
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -98,8 +99,9 @@ def _parts(label: str) -> list[tuple[str, float | None]]:
 
 
 def _part(part: str) -> tuple[str, float | None]:
-    name, _, strength = part.rpartition(":")
+    name, _, text = part.rpartition(":")
     try:
-        return (name, float(strength)) if name else (part, None)
+        strength = float(text)
     except ValueError:
         return part, None
+    return (name, strength) if name and math.isfinite(strength) else (part, None)

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from scipy.optimize import approx_fprime
+from scipy.optimize import approx_fprime, minimize
 from scipy.special import expit
 
 from benchmarks.ranking import arena, coverage
@@ -36,6 +36,20 @@ def test_two_lanes_have_their_closed_form():
     halves = fit(ballots([(0, 1, 1, 60), (0, 1, 0, 20), (0, 1, 2, 40)]), ridge=1e-9, ties="half")
     assert halves.strengths == pytest.approx([0, math.log(80 / 40)], abs=1e-6)
     assert halves.tie is None
+
+
+def test_many_lanes_have_the_maximum_of_davidsons_own_formula(crowd):
+    def loss(logs):  # of lambda, the base's being 1, and of nu
+        worth, nu = np.exp(np.r_[0, logs[:-1]]), np.exp(logs[-1])
+        first, second = worth[crowd.a], worth[crowd.b]
+        tie = nu * np.sqrt(first * second)
+        told = np.choose(np.minimum(crowd.result, 2), [first, second, tie])
+        return -np.log(told / (first + second + tie)).sum()
+
+    best = minimize(loss, np.zeros(6), method="BFGS").x
+    found = fit(crowd, ridge=0.0)
+    assert found.strengths == pytest.approx(np.r_[0, best[:-1]], abs=1e-4)
+    assert found.tie == pytest.approx(np.exp(best[-1]) / (2 + np.exp(best[-1])), abs=1e-4)
 
 
 @pytest.mark.parametrize("ties", TIES)
