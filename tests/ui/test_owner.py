@@ -2,11 +2,12 @@
 
 from dataclasses import replace
 
+import gradio as gr
 import pytest
 
 from ram_demo.settings import from_environment
 from ram_demo.ui.guard import Guard
-from ram_demo.ui.owner import questions
+from ram_demo.ui.owner import build, questions
 from ram_demo.votes import Battle, Response, VoteStore
 
 LOCAL, PUBLIC = "127.0.0.1", "0.0.0.0"
@@ -50,6 +51,14 @@ def test_only_the_owner_is_answered(store, asked, host, secret, given, let_in):
     assert ("votes" in found, done == {}, store.newest(1)[0].counts) == (let_in, let_in, not let_in)
     if not let_in:
         assert "takes the owner's token" in found["error"] and "takes the owner's token" in done["error"]
+
+
+@pytest.mark.parametrize(("host", "token", "there"), [(LOCAL, "", True), (PUBLIC, "x", True), (PUBLIC, "", False)])
+def test_the_page_has_an_owners_room_where_there_is_an_owner(store, host, token, there):
+    settings = replace(from_environment({"RAM_DEMO_HOST": host}), owner_token=token)
+    with gr.Blocks() as page:
+        build(store, Guard(settings, None))
+    assert ("owner" in [getattr(block, "elem_id", None) for block in page.blocks.values()]) is there
 
 
 def test_votes_come_newest_first_a_page_at_a_time(asked):
