@@ -17,7 +17,7 @@ from ram_demo.votes import FORMATS, export
 
 LOOK_SECONDS = 3
 ALL = "all"
-CAPS = {"all of a voter’s votes": 0, "the first 1": 1, "the first 5": 5, "the first 20": 20, "the first 100": 100}
+CAPS = {"all votes": 0, "the first": 1, "the first 5": 5, "the first 20": 20, "the first 100": 100}
 KIND_WORDS = {
     "compare": "compare: both seen with their names",
     "pair": "pair: two lanes",

@@ -34,10 +34,10 @@ def ratings(standings: Standings) -> str:
     head = "".join(f'<th scope="col">{words}</th>' for words in heads + ["Elo"] * has_elo)
     rows = "".join(_row(number, place) for number, place in enumerate(standings.places, 1))
     return (
-        '<div class="league-scroll" tabindex="0"><table class="league"><caption>Points on Elo’s scale: 400 more are '
-        "10 : 1 among votes that prefer one of two; below, the 95% interval. A tie and both bad say that neither is "
-        "better.</caption>"
+        '<div class="league-scroll" tabindex="0"><table class="league"><caption>Ratings</caption>'
         f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
+        '<p class="league-note">Points on Elo’s scale: 400 more are 10 : 1 among votes that prefer one of two; below, '
+        "the 95% interval. A tie and both bad say that neither is better.</p>"
     )
 
 
@@ -84,9 +84,10 @@ def matrix(standings: Standings) -> str:
         for lane, row in zip(lanes, standings.matrix, strict=True)
     )
     return (
-        '<div class="league-scroll" tabindex="0"><table class="league-matrix"><caption>How often the row was preferred '
-        "to the column, ties and both bad as half; below, of how many votes.</caption>"
+        '<div class="league-scroll" tabindex="0"><table class="league-matrix"><caption>Who beat whom</caption>'
         f"<thead><tr><td></td>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
+        '<p class="league-note">How often the row was preferred to the column, ties and both bad as half; below, of '
+        "how many votes.</p>"
     )
 
 
