@@ -7,6 +7,7 @@ import numpy as np
 
 from ram_demo.ranking.ballots import BASE, Ballots
 from ram_demo.ranking.ratings import POINTS
+from ram_demo.ranking.shares import wins_of_b
 
 STEP = 4.0
 
@@ -14,7 +15,7 @@ STEP = 4.0
 def elo(ballots: Ballots) -> np.ndarray:
     """Points of each lane after all votes in `ballots.order`, moved so that the base stands at 0 [K]."""
     order = np.argsort(ballots.order, kind="stable")
-    won = np.array([1.0, 0.0, 0.5, 0.5])[ballots.result[order]]
+    won = 1 - wins_of_b(ballots)[order]
     points = [0.0] * len(ballots.names)
     # Each vote needs the one before, so there is nothing here to vectorise; lists are quicker than arrays one by one.
     for a, b, share in zip(ballots.a[order].tolist(), ballots.b[order].tolist(), won.tolist(), strict=True):

@@ -108,10 +108,10 @@ def votes_to_separate(ratings: Ratings, i: int, j: int, level: float = LEVEL) ->
     if not difference:
         return None
     tie = 0.0 if ratings.tie is None else ratings.tie
-    eta = tie and 2 * tie / (1 - tie)  # e^eta of `likelihood.py`
+    ties = 2 * tie / (1 - tie)  # e^eta of `likelihood.py`
     first, second = math.exp(difference / 2), math.exp(-difference / 2)
-    whole = first + second + eta
+    whole = first + second + ties
     edge = (first - second) / whole
-    information = (1 - eta / whole - edge**2) / 4
+    information = (1 - ties / whole - edge**2) / 4
     z = float(ndtri((1 + level) / 2))
     return math.ceil(((z / difference) ** 2 - (z / half) ** 2) / information)

@@ -77,6 +77,10 @@ class Standings:
     categories: tuple[str, ...] = ()
     kinds: tuple[str, ...] = ()
 
+    @property
+    def in_words(self) -> str:
+        return f"{self.votes:,} vote{'' if self.votes == 1 else 's'}"
+
     def to_json(self) -> list[dict]:
         """A record for each place, then one for all that is not about a single lane."""
         shared = {name: value for name, value in asdict(self).items() if name not in ("places", "matrix")}
@@ -112,7 +116,7 @@ def as_text(found: Standings) -> str:
         parting = {None: "", 0: "apart"}.get(place.separating, f"{place.separating}")
         more = f"{place.elo:>7.0f}" if elo else ""
         lines.append(f"{place.lane:<28} {place.points:>7.0f} {interval:>16} {place.votes:>7}  {parting:>22}{more}")
-    lines.append(f"{found.votes} votes rated" + "".join(f"; {n} not: {why}" for why, n in found.left_out.items()))
+    lines.append(f"{found.in_words} rated" + "".join(f"; {n} not: {why}" for why, n in found.left_out.items()))
     shares = {"left preferred in placebos": found.left_in_placebos, "both bad": found.both_bad}
     shares |= {"left preferred between equals": found.left_in_all}
     for words, share in shares.items():

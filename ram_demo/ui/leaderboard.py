@@ -99,7 +99,8 @@ def build(leaderboard: Leaderboard, guard: Guard, tabs: gr.Tabs, tab: gr.Tab) ->
                 return {seen: gr.skip()}
             found = leaderboard.standings(filters)
         except UserError as error:
-            return {said: f'<p class="league-said problem" role="alert">{escape(str(error))}</p>'}
+            words = f'<p class="league-said problem" role="alert">{escape(str(error))}</p>'
+            return {seen: None, said: words}  # so that all is drawn anew once the store answers again
         return {seen: now, **dict(zip(drawn, _drawn(found), strict=True))}
 
     quiet = {"show_progress": "hidden", "api_visibility": "private"}

@@ -24,7 +24,7 @@ def empty(standings: Standings) -> str:
 def summary(standings: Standings) -> str:
     """How many votes are rated, and why others are not."""
     left_out = "".join(f"; {count:,} not: {escape(why)}" for why, count in standings.left_out.items())
-    return f'<p class="league-said" role="status"><b>{standings.votes:,} votes</b> rated{left_out}.</p>'
+    return f'<p class="league-said" role="status"><b>{standings.in_words}</b> rated{left_out}.</p>'
 
 
 def ratings(standings: Standings) -> str:
