@@ -260,6 +260,31 @@ def _encoded(tokenizer, file: Path):
     return dataset.encode(tokenizer, table.examples, max_tokens=1024, leave_out=True)
 
 
+@votes_app.command("leaderboard")
+def votes_leaderboard(
+    category: Annotated[str, typer.Option(help="Only votes on prompts of this category.")] = "",
+    kind: Annotated[str, typer.Option(help="Only votes of this kind: compare, pair, strength.")] = "",
+    blind: Annotated[bool, typer.Option("--blind", help="Only votes that were given blind.")] = False,
+    cap: Annotated[int, typer.Option(help="At most so many votes of one voter, the earliest; 0 for all.")] = 0,
+    control: Annotated[str, typer.Option(help="length or style: take out what that alone is worth to voters.")] = "",
+    intervals: Annotated[str, typer.Option(help="sandwich or bootstrap.")] = "sandwich",
+    elo: Annotated[bool, typer.Option("--elo", help="Also Elo's rating, which depends on the votes' order.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Rate every aligner and strength against the base, which stands at 0, with 95% intervals."""
+    from ram_demo import standings, votes
+
+    settings = from_environment()
+    store = votes.VoteStore(settings.database_url, settings.network_volume)
+    filters = standings.Filters(category, kind, blind, cap, control, intervals, elo)
+    found = standings.Leaderboard(store).standings(filters)
+    if as_json:
+        for record in found.to_json():
+            _print_json(record)
+    else:
+        print(standings.as_text(found))
+
+
 @votes_app.command("export")
 def votes_export(
     file: Annotated[Path, typer.Argument(help="The file to write; - for standard output.")],

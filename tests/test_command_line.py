@@ -662,3 +662,22 @@ def test_a_data_folder_that_cannot_be_written_is_one_line(call, monkeypatch, tmp
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("RAM_DEMO_DATA", str(tmp_path / "file" / "data"))
     assert "file" in mistake(call, "votes", "export", tmp_path / "votes.jsonl")
+
+
+def test_the_leaderboard_is_a_table_or_json(call, voted):
+    code, out, _ = call("votes", "leaderboard", "--elo")
+    assert code == 0 and "2 votes rated" in out
+    assert [line.split()[0] for line in out.splitlines()[:3]] == ["lane", "a:1", "base"]
+    code, out, _ = call("votes", "leaderboard", "--json")
+    lane, base, rest = (strict(line) for line in out.splitlines())
+    assert (lane["lane"], lane["strength"], lane["votes"], lane["against_base"]["value"]) == ("a:1", 1.0, 2, 0.75)
+    assert lane["low"] < lane["points"] < lane["high"] and lane["points"] > 0
+    assert (base["points"], base["against_base"]["value"], base["elo"]) == (0, None, None)
+    assert rest["votes"] == 2 and rest["both_bad"]["value"] == 0
+
+
+def test_a_leaderboard_of_nothing_and_of_what_cannot_be(call, data):
+    code, out, _ = call("votes", "leaderboard")
+    assert code == 0 and "0 votes" in out
+    for option, value in (("--kind", "duel"), ("--cap", "-1"), ("--control", "tone")):
+        assert value in mistake(call, "votes", "leaderboard", option, value)

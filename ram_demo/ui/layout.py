@@ -8,8 +8,9 @@ from ram_demo.arena import Arena
 from ram_demo.models.aligners import Registry
 from ram_demo.runs import Runs
 from ram_demo.settings import SHIPPED_ALIGNERS, Settings
+from ram_demo.standings import Leaderboard
 from ram_demo.training.jobs import Jobs
-from ram_demo.ui import arena, compare, owner, shelf, trainer
+from ram_demo.ui import arena, compare, leaderboard, owner, shelf, trainer
 from ram_demo.ui.assets import web
 from ram_demo.ui.guard import Guard
 from ram_demo.workbench import Opening
@@ -46,18 +47,25 @@ def build(settings: Settings, opening: Opening, runs: Runs, jobs: Jobs) -> gr.Bl
             return status_text(opening)
 
         gr.api(state, api_name="status")
-        with gr.Tabs():
+        with gr.Tabs() as tabs:
             with gr.Tab("Compare", id="compare"):
                 picker = compare.build(runs, registry)
             with gr.Tab("Arena", id="arena"):
                 arena.build(Arena(opening, registry, runs.store))
                 owner.build(runs.store, guard)
+            with gr.Tab("Leaderboard", id="leaderboard") as tab:
+                train = leaderboard.build(Leaderboard(runs.store), guard, tabs, tab)
             with gr.Tab("Train", id="train"):
                 training = gr.Column()
             with gr.Tab("Aligners", id="aligners"):
                 cards = shelf.build(opening, registry, picker, settings.uploads)
             with training:
-                trainer.build(jobs, opening, runs.store, registry, guard, picker, cards)
+                source = trainer.build(jobs, opening, runs.store, registry, guard, picker, cards)
+
+        def train_on_votes():
+            return gr.Tabs(selected="train"), trainer.VOTES
+
+        train.click(train_on_votes, None, [tabs, source], show_progress="hidden", api_visibility="private")
 
         def look() -> tuple:
             """What may have changed since the page was built: the proposal's state, and which aligners there are."""
@@ -78,7 +86,7 @@ def launch_options(settings: Settings) -> dict:
         "server_name": settings.host,
         "server_port": settings.port,
         "theme": THEME,
-        "css": web("page.css"),
+        "css": web("page.css") + web("leaderboard.css"),
         "share": False,
         "ssr_mode": False,
         "strict_cors": True,

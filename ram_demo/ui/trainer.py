@@ -50,8 +50,8 @@ def build(
     guard: Guard,
     picker: gr.HTML,
     cards: gr.HTML,
-) -> None:
-    """Lay out the tab and wire its events. picker and cards: where a new aligner shows."""
+) -> gr.Radio:
+    """Lay out the tab and wire its events. picker and cards: where a new aligner shows. Returns what it trains on."""
     shipped = sorted(file.stem for file in SHIPPED_DATA.glob("*.jsonl") if not file.stem.startswith("heldout"))
     if guard.is_needed:
         gr.Markdown(LIMITS, elem_id="limits")
@@ -189,6 +189,7 @@ def build(
     resume.click(act(jobs.resume, "goes on"), [board, token], None, **quiet)
     remove.click(act(jobs.remove, "is deleted"), [board, token], None, **quiet)
     use.click(take, [board, token], [picker, cards], **quiet)
+    return source
 
 
 def _recipe(name: str, preset: str, loss: str, numbers: dict, opening: Opening) -> Recipe:

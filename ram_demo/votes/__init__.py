@@ -18,6 +18,7 @@ from ram_demo.votes.export import FORMATS, export, preferences
 from ram_demo.votes.importing import IMPORTS, read
 from ram_demo.votes.reading import Columns
 from ram_demo.votes.store import VoteStore
+from ram_demo.votes.styles import MARKS
 
 __all__ = [
     "CHOICES",
@@ -25,6 +26,7 @@ __all__ = [
     "IMPORTS",
     "KINDS",
     "LONGEST_COMMENT",
+    "MARKS",
     "REASONS",
     "SIDES",
     "Ballot",

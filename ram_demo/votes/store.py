@@ -19,12 +19,12 @@ from typing import Any
 from sqlalchemy import Connection, func, literal, select, update
 
 from ram_demo.errors import UserError
-from ram_demo.votes import adding, engines, reading
+from ram_demo.votes import adding, engines, reading, styles
 from ram_demo.votes.battles import Ballot, Battle, NewBattle, Response, Turn, VoteRow, check_choice, checked
 from ram_demo.votes.columns import UtcDateTime, clean_text
 from ram_demo.votes.counting import Verdict, names_itself, verdict
 from ram_demo.votes.migrating import bring_up_to_date
-from ram_demo.votes.schema import BattleRecord, ResponseRecord, SaltRecord, VoteRecord, new_id, now
+from ram_demo.votes.schema import BattleRecord, ResponseRecord, ReviewRecord, SaltRecord, VoteRecord, new_id, now
 
 _REFUSED = {
     "created": "Both answers must have ended before they are voted on.",
@@ -151,6 +151,12 @@ class VoteStore:
         with self._read() as db:
             return db.scalar(select(func.count()).select_from(VoteRecord))
 
+    def version(self) -> tuple[int, int]:
+        """The numbers of votes and of reviews: as neither is ever changed, while these stand so does what was read."""
+        with self._read() as db:
+            tables = (VoteRecord, ReviewRecord)
+            return tuple(db.scalar(select(func.count()).select_from(table)) for table in tables)
+
     def votes_of(self, session: str, since: datetime) -> int:
         """How many votes a session gave from that moment on."""
         with self._read() as db:
@@ -191,6 +197,11 @@ class VoteStore:
         """Votes as columns for ratings, as `reading.ballots` gives them."""
         with self._read() as db:
             return reading.ballots(db, **filters)
+
+    def styles(self) -> dict[str, tuple[int, ...]]:
+        """How the answers of each vote look, as `styles.styles` counts it. Reads every answer; not for every moment."""
+        with self._read() as db:
+            return styles.styles(db)
 
     def salt(self) -> str:
         """What hides who voted in an export: random, and the database's own."""
