@@ -6,7 +6,7 @@ Its hash goes into the card of the aligner it made. Knows nothing of how it is c
 import hashlib
 import json
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import yaml
@@ -58,7 +58,8 @@ NOT_NEGATIVE = (
 @dataclass(frozen=True)
 class Recipe:
     """name, description, licence: for the card. data: JSONL in any form of `rows.py`, beside the recipe or absolute.
-    data_source: where it can be had, if it is not shipped.
+    data_source: where it can be had, if it is not shipped. also: a second file, beside the recipe or absolute, whose
+    examples are all trained on and none held out.
 
     lora_rank, lora_alpha, lora_targets: the adapter. epochs, batch_size, learning_rate, warmup, weight_decay, clip:
     AdamW with a linear warm-up (share of the steps) and a cosine to zero, clipped by norm; accumulate: batches a step.
@@ -76,6 +77,7 @@ class Recipe:
     data: str
     data_license: str
     data_source: str = ""
+    also: str = ""
     license: str = "Apache-2.0"
     base: str = DEFAULT_MODEL
     loss: str = "ram_sft"
@@ -110,6 +112,7 @@ class Recipe:
     def hash(self) -> str:
         """12 hex digits over every field that shapes the weights: equal hash and data make the same aligner."""
         shaping = {name: value for name, value in asdict(self).items() if name not in FOR_THE_CARD}
+        shaping["also"] = Path(self.also).name  # wherever it lies
         return hashlib.sha256(json.dumps(shaping, sort_keys=True).encode()).hexdigest()[:12]
 
     def to_yaml(self) -> str:
@@ -146,6 +149,8 @@ def read(file: Path) -> Recipe:
         recipe = Recipe(**values)
     except TypeError as error:
         raise UserError(f"{file} is incomplete: {str(error).split(') ', 1)[-1]}.") from error
+    if recipe.also:
+        recipe = replace(recipe, also=str((file.parent / recipe.also).resolve()))
     return checked(recipe, str(file))
 
 

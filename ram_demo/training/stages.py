@@ -37,6 +37,7 @@ from ram_demo.training.fitting import Fit, Stopped
 from ram_demo.training.folder import HELD_OUT, PACKAGE, RunFolder
 from ram_demo.training.package import put
 from ram_demo.training.recipe import PREFERENCES, Recipe
+from ram_demo.training.rows import Example
 from ram_demo.training.synthesize import synthesize
 
 disable_progress_bar()  # how far a run is, its events say
@@ -153,9 +154,11 @@ class Run:
         table = rows.read(self.data_file)
         if not recipe.leave_out_bad_rows:
             rows.require_whole(self.data_file, table)
-        if recipe.loss in PREFERENCES and any(example.rejected is None for example in table.examples):
+        also = self._also()
+        if recipe.loss in PREFERENCES and any(example.rejected is None for example in (*table.examples, *also)):
             raise UserError(f"{recipe.loss} needs a rejected answer in every row, and {self.data_file.name} has none.")
         training, held_out = rows.split(table.examples, recipe.held_out, recipe.seed)
+        training = [*training, *also]
         found = rows.doubles(training, held_out)
         lenient = recipe.leave_out_bad_rows
         encoded = [dataset.encode(self.tokenizer, part, recipe.max_tokens, lenient) for part in (training, held_out)]
@@ -163,7 +166,7 @@ class Run:
             raise UserError(
                 f"Every example is longer than {recipe.max_tokens} tokens, which is what the recipe allows."
             )
-        too_long = len(table.examples) - sum(map(len, encoded))
+        too_long = len(table.examples) + len(also) - sum(map(len, encoded))
         self.tell(
             kind="data", form=table.form, training=len(encoded[0]), held_out=len(encoded[1]),
             left_out=len(table.problems) + too_long,
@@ -171,9 +174,18 @@ class Run:
         )  # fmt: skip
         if recipe.loss not in PREFERENCES:
             encoded = [[replace(row, rejected=None) for row in part] for part in encoded]
-        content = dataset.content_hash(table.examples)
-        described = f"{self.data_file.name} ({len(table.examples)} examples, {content}), {recipe.data_license}"
-        return encoded[0], encoded[1], described
+        files = [(self.data_file, table.examples)] + ([(Path(recipe.also), also)] if also else [])
+        named = [f"{file.name} ({len(part)} examples, {dataset.content_hash(part)})" for file, part in files]
+        return encoded[0], encoded[1], f"{' and '.join(named)}, {recipe.data_license}"
+
+    def _also(self) -> tuple[Example, ...]:
+        """The examples of the recipe's second file."""
+        if not self.recipe.also:
+            return ()
+        file = Path(self.recipe.also)
+        table = rows.read(file)
+        rows.require_whole(file, table)
+        return table.examples
 
     def _synthesize(self, model, examples: list[Encoded]) -> list[Encoded]:
         """Each example with a y- of the proposal's own, from this machine or from a server."""

@@ -45,13 +45,19 @@ def test_every_value_can_be_set(file):
         "lora_targets": ["q_proj"], "epochs": 5, "batch_size": 3, "learning_rate": 0.01, "warmup": 0.2,
         "weight_decay": 0.1, "clip": 0.5, "max_tokens": 99, "synthesis_tokens": 9, "seed": 11, "beta": 2.0, "tau": 0.3,
         "mode": "par", "method": "full", "dpo_beta": 0.2, "accumulate": 2, "held_out": 0.3, "checkpoint_every": 7,
-        "leave_out_bad_rows": True, "data_source": "https://a.b/c", "answers_from": "http://a.b/v1",
+        "leave_out_bad_rows": True, "data_source": "https://a.b/c", "also": "/d/more.jsonl", "answers_from": "http://a.b/v1",
         "answers_model": "m", "warm_up_epochs": 2, "warm_up_rate": 1e-4,
     }  # fmt: skip
     made = read(file, **given)
     assert {*given, *LEAST} == {field.name for field in fields(Recipe)}, "a field is missing from this test"
     for name, value in {**LEAST, **given}.items():
         assert getattr(made, name) == (tuple(value) if isinstance(value, list) else value)
+
+
+def test_a_second_file_lies_beside_the_recipe_and_counts_by_its_name(file):
+    made = read(file, also="more/rows.jsonl")
+    assert made.also == str(file.parent / "more" / "rows.jsonl")
+    assert made.hash == read(file, also="/elsewhere/rows.jsonl").hash != read(file).hash
 
 
 def test_a_recipe_written_out_is_read_as_the_same(file):
