@@ -37,7 +37,7 @@ aligners: .venv/.installed
 	$(VENV_PYTHON) -m ram_demo measure tldr --prompts assets/data/heldout_tldr.jsonl --write
 ifdef HARMLESS
 	$(VENV_PYTHON) -m ram_demo train assets/recipes/harmless.yaml --data $(HARMLESS) --out assets/aligners/harmless
-	$(VENV_PYTHON) -m ram_demo measure harmless --prompts $(HELD_OUT) --write
+	$(VENV_PYTHON) -m ram_demo measure harmless --prompts $(HELD_OUT) --pairs assets/aligners/harmless.run/held_out.jsonl --write
 endif
 	rm -rf assets/aligners/*.run
 

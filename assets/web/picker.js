@@ -27,7 +27,7 @@ function draw() {
       label.append(box, make("b", "", option.name), make("small", "", option.problem || option.description));
       const strength = make("label", "strength");
       const range = make("input");
-      Object.assign(range, { type: "range", min: 0, max: 3, step: 0.1, value: option.beta });
+      Object.assign(range, { type: "range", min: 0, max: Math.max(3, Math.ceil(1.5 * option.beta)), step: 0.1, value: option.beta });
       const output = make("output", "", Number(option.beta).toFixed(1));
       range.oninput = () => (output.textContent = Number(range.value).toFixed(1));
       range.onchange = () => box.checked && set(option.name, Number(range.value));

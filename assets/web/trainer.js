@@ -14,6 +14,7 @@ let steps = new Map(); // step -> loss: a run that was resumed tells some of the
 let looks = new Map(); // step -> {loss, accuracy, nats_a_token}
 let last = {}; // kind -> newest event of that kind
 let seen = -1; // checkpoints whose samples are shown
+let kept = null; // step of the checkpoint that did best on held-out examples
 let began = null; // {at, step}: since when, and from which step, this process trains
 
 const make = (tag, className, text) => {
@@ -25,7 +26,7 @@ const make = (tag, className, text) => {
 const time = (s) => (s < 90 ? `${Math.round(s)} s` : s < 5400 ? `${Math.round(s / 60)} min` : `${(s / 3600).toFixed(1)} h`);
 
 function forget() {
-  [steps, looks, last, began, heard, seen] = [new Map(), new Map(), {}, null, 0, -1];
+  [steps, looks, last, kept, began, heard, seen] = [new Map(), new Map(), {}, null, null, 0, -1];
 }
 
 function hear(event) {
@@ -34,6 +35,7 @@ function hear(event) {
   if (event.kind === "stage") last.doing = event;
   if (event.kind === "step") last.doing = null;
   if (event.kind === "held_out") looks.set(event.step, event);
+  if (event.kind === "checkpoint" && event.best) kept = event.step;
   if (event.kind === "step") {
     began = began || { at: event.at, step: event.step };
     steps.set(event.step, event.loss);
@@ -71,7 +73,7 @@ function curves() {
   line(losses, { stroke: COLOURS[0], "stroke-width": 1, opacity: 0.35 });
   line(losses.map(([step], i) => [step, smooth[i]]), { stroke: COLOURS[0], "stroke-width": 2 });
   line(held.map((p) => [p.step, p.loss]), { stroke: COLOURS[1], "stroke-width": 2, "stroke-dasharray": "6 3" });
-  const best = held.length ? held.reduce((a, b) => (b.loss < a.loss ? b : a)) : null;
+  const best = held.find((p) => p.step === kept);
   held.forEach((p) => plot.append(draw("circle", { cx: x(p.step), cy: y(p.loss), r: p === best ? 5 : 3, fill: COLOURS[1] })));
   const key = make("p", "key-row");
   key.append(make("b", "", "Loss, mean of an answer, by step"));

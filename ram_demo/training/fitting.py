@@ -159,7 +159,8 @@ class Fit:
 
     @torch.no_grad()
     def _look(self, held_out: list[Encoded], references: Tensor | None) -> float | None:
-        """Score what is not trained on. Returns the loss, None if nothing is held out."""
+        """Score what is not trained on. Returns how far it falls short, None if nothing is held out: by the loss, or
+        where preferences are learnt by the share of pairs that are taken the wrong way round."""
         if not held_out:
             return None
         self.scorer.eval()
@@ -179,13 +180,14 @@ class Fit:
         }
         self.state.look(look, len(held_out))
         self.tell(kind="held_out", step=self.state.step, **look)
-        return look["loss"]
+        return 1 - look["accuracy"] if self.recipe.loss in PREFERENCES else look["loss"]
 
-    def _checkpoint(self, loss: float | None) -> None:
+    def _checkpoint(self, short: float | None) -> None:
+        """short: by how much it falls short of the held-out examples; of two equals the later has seen more."""
         state = self.state
-        is_best = loss is not None and (state.best is None or loss < state.best)
+        is_best = short is not None and (state.best is None or short <= state.best)
         if is_best:
-            state.best = loss
+            state.best = short
         found = checkpoints.parts(self.model, self.optimiser)  # by all processes: each may hold a share
         if self.accelerator.is_main_process:
             with self.folder.checkpoint(state.step) as place:

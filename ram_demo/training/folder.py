@@ -5,7 +5,7 @@
     held_out.jsonl   the examples that are not trained on
     samples.jsonl    the same few prompts answered at each checkpoint, base beside aligned
     checkpoints/     step-N/: each written aside and renamed, so that one that is there is whole
-    best/            a copy of the checkpoint with the lowest held-out loss
+    best/            a copy of the checkpoint that did best on held-out examples
     log.txt          what the process printed
     queued, stop     there if it waits for its turn, or somebody asked it to stop
     process.json     id and start of the process that last worked on it
@@ -128,7 +128,7 @@ class RunFolder:
 
     @property
     def result(self) -> Path | None:
-        """The package this run is for: as it was at the lowest held-out loss, else at the last checkpoint."""
+        """The package this run is for: as it did best on held-out examples, else at the last checkpoint."""
         newest = self.checkpoints()
         return self.best / PACKAGE if self.best.is_dir() else newest[-1] / PACKAGE if newest else None
 

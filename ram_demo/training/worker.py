@@ -70,8 +70,8 @@ def train(
     """Train in this process, as the command line does, and put the package into `out`. Returns how it ended.
 
     run: the run's own folder; to resume goes on from what lies there. max_steps cuts the run
-    short (the learning rate's course is then that of the shorter run). The package is the checkpoint with the lowest
-    held-out loss, else the last. Raises UserError for bad data, StorageError if `out` cannot be written.
+    short (the learning rate's course is then that of the shorter run). The package is the checkpoint that did best
+    on held-out examples, else the last. Raises UserError for bad data, StorageError if `out` cannot be written.
     """
     if out.exists() and not (out / CARD).is_file() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} is there already and is no aligner, so it is not replaced; name another folder.")

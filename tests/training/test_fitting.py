@@ -156,6 +156,14 @@ def test_the_best_checkpoint_is_the_result(recipe, data, settings, tmp_path):
     assert len(folder.checkpoints()) == 2, "older ones go"
 
 
+def test_where_preferences_are_learnt_the_best_takes_most_pairs_the_right_way(recipe, data, settings, tmp_path):
+    folder = begin(tmp_path / "run", replace(recipe, loss="ram_dpo", epochs=8, learning_rate=0.02, held_out=0.5), data)
+    worker.work(folder, settings)
+    seen = {e["step"]: e["accuracy"] for e in folder.events() if e["kind"] == "held_out" and e["step"]}
+    state = json.loads((folder.best / "state.json").read_text())
+    assert state["step"] == max(step for step, share in seen.items() if share == max(seen.values()))
+
+
 def test_killed_at_any_moment_it_goes_on_as_if_nothing_had_been(recipe, data, settings, tmp_path):
     """kill -9 after each of some events, then on: the curve and the weights are those of a run left alone."""
     whole, killed = (begin(tmp_path / name, recipe, data) for name in ("whole", "killed"))
