@@ -148,7 +148,7 @@ def test_stopped_and_resumed_is_never_stopped(recipe, data, settings, tmp_path, 
 
 
 def test_the_best_checkpoint_is_the_result(recipe, data, settings, tmp_path):
-    folder = begin(tmp_path / "run", replace(recipe, epochs=10, learning_rate=0.05), data)
+    folder = begin(tmp_path / "run", replace(recipe, loss="sft", epochs=10, learning_rate=0.05), data)
     worker.work(folder, settings)
     seen = {e["step"]: e["loss"] for e in folder.events() if e["kind"] == "held_out" and e["step"]}
     state = json.loads((folder.best / "state.json").read_text())
