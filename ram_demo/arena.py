@@ -23,6 +23,7 @@ from ram_demo.exchange import Exchange, News
 from ram_demo.models.aligners import Registry
 from ram_demo.replay import Replay, Standing
 from ram_demo.request import OWN_MODE, Choice, Request, parse_choice
+from ram_demo.responses import response_of
 from ram_demo.votes import SIDES, Ballot, Battle, NewBattle, Response, VoteStore, clean_text
 from ram_demo.workbench import Opening, Plan, Workbench
 
@@ -323,16 +324,4 @@ def _blind(error: UserError, pair: pairing.Pair) -> str:
 def _response(turn: Exchange, side: str) -> Response:
     trace: Trace = turn.traces[side]
     aligners = turn.plans[side].record["lanes"][trace.lane]
-    return Response(
-        lane=trace.lane,
-        aligners=",".join(f"{a['name']}:{a['beta']:g}" for a in aligners),
-        aligner_revision=",".join(a["revision"] for a in aligners),
-        text=trace.text,
-        done=trace.done,
-        tokens=len(trace.steps),
-        tokens_per_s=trace.tokens_per_s,
-        first_token_ms=trace.first_token_ms,
-        gated_share=trace.gated_share if aligners else None,
-        mean_kl=trace.mean_kl if aligners else None,
-        trace=trace.to_json(),
-    )
+    return response_of(trace, aligners)

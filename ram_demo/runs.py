@@ -15,6 +15,7 @@ from ram_demo.decoding.loop import Told, Waiting
 from ram_demo.decoding.trace import Step, Trace
 from ram_demo.errors import UserError
 from ram_demo.request import Request
+from ram_demo.responses import response_of
 from ram_demo.votes import CHOICES, Battle, Response, VoteStore
 from ram_demo.workbench import Opening, Plan
 
@@ -198,16 +199,4 @@ def _battle(run: Run, pair: tuple[str, str]) -> Battle:
 
 def _response(run: Run, lane: str) -> Response:
     trace, aligners = run.traces[lane], run.plan.record["lanes"][lane]
-    return Response(
-        lane=lane,
-        aligners=",".join(f"{a['name']}:{a['beta']:g}" for a in aligners),
-        aligner_revision=",".join(a["revision"] for a in aligners),
-        text=trace.text,
-        done=trace.done,
-        tokens=len(trace.steps),
-        tokens_per_s=trace.tokens_per_s,
-        first_token_ms=trace.first_token_ms,
-        gated_share=trace.gated_share if aligners else None,
-        mean_kl=trace.mean_kl if aligners else None,
-        trace=trace.to_json(),
-    )
+    return response_of(trace, aligners)
