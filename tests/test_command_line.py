@@ -14,6 +14,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from ram_demo import workbench
+from ram_demo import views
 from ram_demo.__main__ import main
 from ram_demo.votes import Battle, Response, VoteStore
 from tests import tiny, tiny_workbench
@@ -23,6 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 STEP = {
     "lane", "index", "token", "text", "kl", "gated", "nucleus", "support", "entropy", "base_token", "ms", "candidates",
 }  # fmt: skip
+MORE = {"push", "rank_p", "rank", "mass", "compose"}
 CANDIDATE = {"token", "text", "p", "q", "weight"}
 CLOSING = {
     "lane", "done", "text", "tokens", "tokens_per_s", "first_token_ms", "gated_share", "mean_kl", "seed", "settings",
@@ -137,7 +139,7 @@ def test_generate_prints_the_contracts_objects(generate):
     for lane, records in steps.items():
         assert [record["index"] for record in records] == list(range(len(records)))
         for record in records:
-            assert STEP <= set(record) <= STEP | {"push"}
+            assert STEP <= set(record) <= STEP | MORE
             assert all(set(candidate) == CANDIDATE for candidate in record["candidates"])
             listed = [candidate["token"] for candidate in record["candidates"]]
             assert {record["token"], record["base_token"]} <= set(listed) and len(set(listed)) == len(listed)
@@ -275,7 +277,7 @@ def test_lanes_have_their_names(generate, options, lanes):
 def test_a_composed_lane_multiplies_its_aligners_and_shows_each_gate(generate):
     steps, closing = generate("--aligner", "a", "--aligner", "b", "--show", "0")
     for record in steps["a+b"]:
-        assert STEP <= set(record) <= STEP | {"push", "monitors"}
+        assert STEP <= set(record) <= STEP | MORE | {"monitors"}
         assert [monitor["aligner"] for monitor in record["monitors"]] == ["a", "b"]
         assert record["kl"] == pytest.approx(max(monitor["kl"] for monitor in record["monitors"]))
         # q is what both say together: their product, normalised, so at strength 1 it weighs as one aligner would.
@@ -681,3 +683,13 @@ def test_a_leaderboard_of_nothing_and_of_what_cannot_be(call, data):
     assert code == 0 and "0 votes" in out
     for option, value in (("--kind", "duel"), ("--cap", "-1"), ("--control", "tone")):
         assert value in mistake(call, "votes", "leaderboard", option, value)
+
+
+def test_a_trace_is_written_for_the_inspector(call, tmp_path):
+    file = tmp_path / "trace.json"
+    code, out, _ = call("generate", "--prompt", "the tin", "--aligner", "a", "--max-new-tokens", "8", "--trace", file)
+    assert code == 0
+    view = views.read(file.read_text("utf-8"), "trace.json")
+    assert [lane["name"] for lane in view["turns"][0]["lanes"]] == ["base", "a"]
+    assert all(lane["trace"]["text"] in out for lane in view["turns"][0]["lanes"])
+    assert "cannot be written" in call("generate", "--prompt", "x", "--max-new-tokens", "1", "--trace", tmp_path)[2]
