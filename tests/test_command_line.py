@@ -13,8 +13,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from ram_demo import workbench
-from ram_demo import views
+from ram_demo import views, workbench
 from ram_demo.__main__ import main
 from ram_demo.votes import Battle, Response, VoteStore
 from tests import tiny, tiny_workbench

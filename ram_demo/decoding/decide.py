@@ -205,7 +205,7 @@ def decide(lane: Lane, voices: Voices) -> Decision:
         log_p=voices.log_p,
         log_q=tuple(full_q),
         log_q0=full_q0,
-        compose=float((sum(log_q[ids[:1]] for log_q in full_q) - together[:1])) if len(full_q) > 1 else 0.0,
+        compose=float(sum(log_q[ids[:1]] for log_q in full_q) - together[:1]) if len(full_q) > 1 else 0.0,
         chosen=chosen,
         token=int(ids[chosen]),
         base_token=int(ids[base_at]),

@@ -1,5 +1,0 @@
-"""stub"""
-
-
-def findings(trace):
-    return []
