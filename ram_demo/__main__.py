@@ -51,6 +51,7 @@ def generate(
     from ram_demo import request, workbench
     from ram_demo.decoding.decide import DecodingSettings
     from ram_demo.decoding.trace import Trace
+    from ram_demo.evaluation.health import findings
 
     if show < 0:
         raise UserError(f"--show is {show}; it must be zero or more.")
@@ -78,14 +79,22 @@ def generate(
     stop = threading.Event()
     for event in bench.run(bench.plan(asked, _progress), stop, show):
         if as_json:
-            records = [event.summary()] if isinstance(event, Trace) else [step.to_json() for step in event]
+            records = [_closing(event)] if isinstance(event, Trace) else [step.to_json() for step in event]
             for record in records:
                 _print_json(record)
         elif isinstance(event, Trace):
             numbers = f"{len(event.steps)} tokens, {event.tokens_per_s:.1f}/s, ended by {event.done}"
             if event.lane != request.BASE:
                 numbers += f", gated {event.gated_share:.0%}, mean KL {event.mean_kl:.2f}"
-            print(f"[{event.lane}] {numbers}\n{event.text}\n", flush=True)
+            health = "".join(f"- {finding.kind}: {finding.says} {finding.advice}\n" for finding in findings(event))
+            print(f"[{event.lane}] {numbers}\n{health}{event.text}\n", flush=True)
+
+
+def _closing(trace) -> dict:
+    """A lane's closing object, with what is wrong with its answer."""
+    from ram_demo.evaluation.health import findings
+
+    return {**trace.summary(), "health": [finding.to_json() for finding in findings(trace)]}
 
 
 @app.command()
