@@ -25,6 +25,7 @@ SPAN, SPAN_SUPPORT = 8, 0.35  # so many steps whose mean support is less: none w
 UNMOVED = 0.01  # nats of mean KL: the aligner says what the proposal says; the shipped ones have 0.2 and more
 UNPUSHED = 0.02  # nats that the weights move a token by; the shipped aligners at strength 0.25 have 0.1 and more
 AT_ONCE = 3  # tokens, the ending's own among them
+CUT = "length"  # the kind of the note on an answer that was cut off, which is often meant
 QUOTED = 60  # characters of an answer that a finding quotes
 
 
@@ -64,7 +65,7 @@ def _length(trace: Trace) -> Iterator[Finding]:
         yield Finding("ended at once", says, _try(again, "If that is too little"), level="note")
     elif trace.done == "length" and not _loop(trace):
         says = f"It was cut off after {_count(tokens)}, before it ended."
-        yield Finding("length", says, _try([_now(trace, "raise the length", "max_new_tokens")]), level="note")
+        yield Finding(CUT, says, _try([_now(trace, "raise the length", "max_new_tokens")]), level="note")
 
 
 def _repetition(trace: Trace) -> Iterator[Finding]:

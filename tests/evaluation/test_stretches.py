@@ -53,10 +53,17 @@ def test_a_loop_goes_on_until_the_end(tokens, found):
     assert stretches.loop(tokens, 3, 5) == found
 
 
-@given(st.lists(st.integers(0, 2), max_size=6), st.lists(st.integers(0, 2), min_size=1, max_size=4), st.integers(3, 6))
-def test_what_was_said_so_often_is_found(before, run, times):
-    tokens = [*before, *run * times]
-    begin, count, period = stretches.loop(tokens, 3, 1)
-    assert begin <= len(before) and begin + count == len(tokens) and period <= len(run)
-    assert all(tokens[i] == tokens[i + period] for i in range(begin, len(tokens) - period))
-    assert begin == 0 or tokens[begin - 1] != tokens[begin - 1 + period], "it begins as early as it can"
+TOKENS = st.lists(st.integers(0, 2), max_size=3)
+
+
+@given(TOKENS, TOKENS, st.integers(1, 7), st.integers(2, 4), st.integers(1, 9))
+def test_a_loop_is_what_a_plain_search_finds(before, run, again, times, least):
+    tokens = before + run * again
+    every = [
+        (begin, len(tokens) - begin, period)
+        for period in range(1, len(tokens) + 1)
+        for begin in range(len(tokens))
+        if len(tokens) - begin >= max(times * period, least)
+        and all(tokens[i] == tokens[i - period] for i in range(begin + period, len(tokens)))
+    ]
+    assert stretches.loop(tokens, times, least) == next(iter(every), None)
