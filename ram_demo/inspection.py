@@ -1,4 +1,4 @@
-"""The Inspector's service: what may be opened, branches that go on from a token, replays. Turns JSON into runs and back.
+"""The Inspector's service: what may be opened, branches that go on from a token, replays. JSON into runs and back.
 
 What comes in may have been made by anybody; it is checked like any request. Who may open what is decided by whoever
 calls (a run's id and a battle's session are secrets of their own). Knows nothing of gradio.
@@ -185,9 +185,8 @@ def _linked(link: str) -> dict:
         found = json.loads(text)
         settings, asked = found["settings"], {}
         for turn, name, lane, which, prompt, history, tokens in found["lanes"]:
-            if not all(isinstance(word, str) for word in (name, lane, prompt)) or any(
-                type(t) is not int for t in tokens
-            ):
+            texts = all(isinstance(word, str) for word in (name, lane, prompt))
+            if not texts or any(type(token) is not int for token in tokens):
                 raise ValueError
             check_settings(settings[which], lane)
             entries = views.history_of({"history": history})

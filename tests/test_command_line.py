@@ -27,6 +27,7 @@ MORE = {"push", "rank_p", "rank", "mass", "compose"}
 CANDIDATE = {"token", "text", "p", "q", "weight"}
 CLOSING = {
     "lane", "done", "text", "tokens", "tokens_per_s", "first_token_ms", "gated_share", "mean_kl", "seed", "settings",
+    "health",
 }  # fmt: skip
 CONTEXT = 256
 TIMES = ("ms", "tokens_per_s", "first_token_ms")
@@ -317,6 +318,23 @@ def test_people_read_both_answers(call):
     assert code == 0
     assert "[base] " in out and "[a] " in out and "KL" in out
     assert out.index("[base]") < out.index("[a]")
+
+
+def test_what_is_wrong_with_an_answer_is_told_with_it(generate, call):
+    loop = ("--aligner", "a:0", "--temperature", "0", "--top-p", "0.01", "--max-new-tokens", "40")
+    _, closing = generate(*loop)
+    for lane, kinds in (("base", ["loop"]), ("a", ["loop", "no effect"])):
+        found = closing[lane]["health"]
+        assert [finding["kind"] for finding in found] == kinds, "of the base nothing that needs an aligner"
+        assert all(set(finding) == {"kind", "says", "advice", "at", "level"} for finding in found)
+        begin, count = found[0]["at"]
+        assert begin + count == closing[lane]["tokens"] == 40
+    code, out, _ = call("generate", "--prompt", "the tin", *loop)
+    assert code == 0
+    base, aligned = out.split("[a] ")
+    for text, lane in ((base, "base"), (aligned, "a")):
+        lines = [f"- {f['kind']}: {f['says']} {f['advice']}" for f in closing[lane]["health"]]
+        assert text.splitlines()[1 : 1 + len(lines)] == lines
 
 
 def test_a_model_can_be_named_over_the_environments(generate, made, tmp_path):

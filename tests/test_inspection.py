@@ -1,4 +1,4 @@
-"""The Inspector's service on a tiny model: what opens, branches against forced generation, replays, links, bad input."""
+"""The Inspector's service on a tiny model: what opens, branches against forced generation, replays, links, mistakes."""
 
 import base64
 import copy

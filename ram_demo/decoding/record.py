@@ -1,8 +1,9 @@
 """A whole trace as JSON: what is kept with a battle, written to a file, and given to the Inspector. Version 1.
 
-In columns, one entry a step; a step's candidates are `count` entries of their columns, which are base64 of little-endian
-int32 or float32, so that nothing is rounded: at m candidates and k aligners, 5.3 m (5 + k) bytes a step and about 250 for
-all else. Traces kept before there were versions are read too; they lack the noise, so nothing can be decided again.
+In columns, one entry a step; a step's candidates are `count` entries of their columns, which are base64 of
+little-endian int32 or float32, so that nothing is rounded: at m candidates and k aligners, 5.3 m (5 + k) bytes a step
+and some 300 for all else. Traces kept before there were versions are read too; they lack the noise, so nothing can be
+decided again.
 
 Knows nothing of files. What is read may come from anybody: whatever does not fit raises UserError, and nothing is run.
 """
@@ -225,13 +226,13 @@ def _old_steps(record: dict, lane: str, seats: int) -> Iterator[Step]:
                 log_q=(tuple(map(_log, q)),) if seats == 1 else ((-math.inf,) * len(ids),) * seats,
                 log_q0=(None,) * seats,
             ),
-            monitors=tuple(
-                Monitor(
-                    _get(m, "aligner", str), _get(m, "kl", float), _get(m, "gated", bool), _get(m, "support", float)
-                )
-                for m in (_get(raw, "monitors", list) if seats > 1 else ())
-            ),
+            monitors=tuple(map(_old_monitor, _get(raw, "monitors", list))) if seats > 1 else (),
         )
+
+
+def _old_monitor(raw: Any) -> Monitor:
+    kinds = {"aligner": str, "kl": float, "gated": bool, "support": float}
+    return Monitor(**{name: _get(raw, name, kind) for name, kind in kinds.items()})
 
 
 def _log(x: float) -> float:

@@ -1,4 +1,4 @@
-"""Which candidates of a step are worth keeping: those that a person looks at, and all that another setting could choose.
+"""Which candidates of a step are worth keeping: those that people look at, and all that another setting could choose.
 
 Pure functions over arrays. With what is kept here every step can be decided again under other strengths, gates and
 modes (of the same T and noise), exactly, though N may hold hundreds and a trace keeps twenty.
@@ -60,8 +60,8 @@ def possible_winners(
 ) -> set[int]:
     """Every candidate that some strengths >= 0 would choose, in some mode.
 
-    log_pt, draws [n]; chance [n]: T times the noise; log_q, log_q0 [k, n]. The token is argmax of log w + T G (9), and by
-    (2)-(5) log w is a fixed part plus strengths times columns: a winner is beaten by no other in all of these at once.
+    log_pt, draws [n]; chance [n]: T times the noise; log_q, log_q0 [k, n]. The token is argmax of log w + T G (9), and
+    by (2)-(5) log w is a fixed part plus strengths times columns: a winner is beaten by no other in all of these.
     """
     drawn = np.flatnonzero(draws)
     found = set(_unbeaten(np.stack([log_pt + chance, *log_q])))  # product, and the base
