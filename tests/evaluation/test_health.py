@@ -16,7 +16,7 @@ def step(at: int, **changes) -> Step:
     """One of an aligned lane that is well: it differs from all others, and the aligner moved it."""
     well = {
         "lane": "a", "index": at, "token": at, "text": f"w{at} ", "kl": 0.5, "gated": False, "nucleus": 30,
-        "support": 0.9, "entropy": 0.8, "base_token": at, "push": 0.4, "ms": 20.0, "candidates": (),
+        "support": 0.9, "entropy": 0.8, "base_token": at, "push": 0.4, "ms": 20.0,
     }  # fmt: skip
     return Step(**{**well, **changes})
 
