@@ -27,7 +27,7 @@ from ram_demo.models.language_model import LanguageModel, Rows
 Seat = tuple[LanguageModel, str | None]
 """Who speaks: a model, seen through one of its adapters or bare."""
 
-KEPT = 14  # of the weightiest candidates a step keeps; with what else a recut needs that is about twenty
+KEPT = 16  # of the weightiest candidates a step keeps; with what else a recut needs that is about twenty
 
 
 @dataclass(frozen=True)
