@@ -68,6 +68,7 @@ function appendSteps(lane, part) {
   const size = steps.token?.length;
   const numbers = {};
   for (const name in TRACE_NUMBERS) numbers[name] = traceNumbers(steps, name, size);
+  numbers.kl = numbers.kl.map(Math.fround);
   const texts = traceList(steps, "text", size, (text) => typeof text === "string");
   const monitors = traceMonitors(lane, steps, numbers, size);
   const counts = traceList(candidates, "count", size, Number.isInteger);
@@ -75,7 +76,7 @@ function appendSteps(lane, part) {
   const fresh = traceCandidates(lane, candidates, counts.reduce((sum, count) => sum + count, 0));
   const first = lane.steps.length ? lane.first : steps.first;
   if (!Number.isInteger(first) || steps.first !== first + lane.steps.length)
-    throw traceError(`token ${first + lane.steps.length} should come next, and ${steps.first} came`);
+    throw traceError(`its steps begin at ${steps.first}, where ${first + lane.steps.length} comes next`);
 
   const known = new Map(Object.entries(words).map(([token, text]) => [Number(token), text]));
   for (const text of known.values()) if (typeof text !== "string") throw traceError("a word is not a text");
@@ -185,14 +186,16 @@ function traceNumbers(columns, name, size) {
   return traceList(columns, name, size, Number.isFinite);
 }
 
-// Of each step, what each aligner's own gate saw (7). Where there is one aligner, the step's numbers are its own.
+// Of each step, what each aligner's own gate saw (7). Where there is one aligner, the step's numbers are its own. KL is
+// written in the fewest digits that tell its float32: as that it is compared with thresholds here, as it was in the run.
 function traceMonitors(lane, steps, numbers, size) {
   const keys = ["kl", "gated", "support"];
   const columns = lane.aligners.map((name) => {
     if (lane.aligners.length === 1) return { name, kl: numbers.kl, gated: numbers.gated, support: numbers.support };
     const own = traceOwn(steps.monitors, name);
     if (!own) throw traceError(`it has no monitor of ${name}`);
-    return { name, ...Object.fromEntries(keys.map((key) => [key, traceNumbers(own, key, size)])) };
+    const { kl, ...others } = Object.fromEntries(keys.map((key) => [key, traceNumbers(own, key, size)]));
+    return { name, kl: kl.map(Math.fround), ...others };
   });
   return Array.from({ length: size }, (_, n) =>
     columns.map(({ name, kl, gated, support }) => ({ name, kl: kl[n], gated: Boolean(gated[n]), support: support[n] }))
@@ -201,22 +204,22 @@ function traceMonitors(lane, steps, numbers, size) {
 
 function traceCandidates(lane, candidates, length) {
   const column = (name, Kind) => tracePacked(candidates[name], name, Kind, length);
-  const finite = (text, name) => {
+  const logs = (text, name) => {
     const values = tracePacked(text, name, Float32Array, length);
-    if (!values.every(Number.isFinite)) throw traceError(`${name} holds something that is not a number`);
+    if (!values.every((value) => value < Infinity)) throw traceError(`${name} holds something that is not a number`);
     return values;
   };
   const kept = {
     length,
     id: column("id", Int32Array),
-    logP: finite(candidates.log_p, "log_p"),
+    logP: logs(candidates.log_p, "log_p"), // -Infinity where a record made before had 0
     noise: column("noise", Float32Array),
     draws: column("draws", Int32Array),
-    weight: finite(candidates.weight, "weight"),
-    logQ: lane.voices.map((name) => finite(traceOwn(candidates.log_q, name), `log_q of ${name}`)),
+    weight: logs(candidates.weight, "weight"),
+    logQ: lane.voices.map((name) => logs(traceOwn(candidates.log_q, name), `log_q of ${name}`)),
     logQ0: lane.voices.map((name) => {
       const text = traceOwn(candidates.log_q0, name);
-      return text === undefined ? null : finite(text, `log_q0 of ${name}`);
+      return text === undefined ? null : logs(text, `log_q0 of ${name}`);
     }),
   };
   if (lane.kept && kept.logQ0.some((column, k) => !column !== !lane.kept.logQ0[k]))

@@ -86,6 +86,7 @@ function pushes(lane, i, settings = {}) {
   const mean = (values) => {
     let [sum, mass] = [0, 0];
     for (let j = 0; j < step.inside; j++) {
+      if (values[j] === -Infinity) continue; // what a record made before has for 0
       sum += Math.exp(logPt[j]) * values[j];
       mass += Math.exp(logPt[j]);
     }
@@ -164,7 +165,8 @@ function whatLuck(step, temperature) {
 function whatFavour(who, odds, said) {
   const times = Math.exp(Math.abs(odds));
   if (times < 1.05) return `${who} favours neither it nor ${said}.`;
-  const often = times >= 10000 ? "over 10,000" : times < 9.95 ? times.toFixed(1) : Math.round(times).toLocaleString("en");
+  const about = times < 9.95 ? times.toFixed(1) : Math.round(times).toLocaleString("en");
+  const often = times < 10000 ? about : "more than 10,000";
   return odds > 0 ? `${who} favours it ${often} times over ${said}.` : `${who} favours ${said} ${often} times over it.`;
 }
 
@@ -190,11 +192,14 @@ function whatWeighs(step, asked) {
   return asked.betas;
 }
 
-// "" or what the step lacks for this mode.
+// "" or what the step lacks for this mode. Winners of `ratio` are kept only where every aligner's base is known.
 function whatLacks(lane, step, mode, betas) {
-  const silent = mode === "ratio" ? betas.findIndex((beta, k) => beta && !lane.kept.logQ0[k]) : -1;
-  if (silent >= 0) return `This trace does not hold what ${lane.aligners[silent]} was tuned from, and ratio needs it.`;
-  if (mode !== "sis" || !betas.some((beta) => beta)) return "";
+  if (!betas.some((beta) => beta)) return "";
+  const silent = betas.findIndex((beta, k) => beta && lane.kept.logQ[k][step.start + step.chosen] === -Infinity);
+  if (silent >= 0) return `This trace does not hold what ${lane.aligners[silent]} said by itself.`;
+  const rootless = mode === "ratio" ? lane.kept.logQ0.indexOf(null) : -1;
+  if (rootless >= 0) return `This trace does not hold what ${lane.aligners[rootless]} was tuned from, and ratio needs it.`;
+  if (mode !== "sis") return "";
   for (let j = step.start; j < step.start + step.inside; j++) if (lane.kept.draws[j]) return "";
   return "This trace does not hold the draws that sis chooses from.";
 }
