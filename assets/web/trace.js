@@ -212,7 +212,7 @@ function traceCandidates(lane, candidates, length) {
   const kept = {
     length,
     id: column("id", Int32Array),
-    logP: logs(candidates.log_p, "log_p"), // -Infinity where a record made before had 0
+    logP: logs(candidates.log_p, "log_p"), // -Infinity where a token is ruled out
     noise: column("noise", Float32Array),
     draws: column("draws", Int32Array),
     weight: logs(candidates.weight, "weight"),

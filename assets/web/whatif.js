@@ -86,7 +86,7 @@ function pushes(lane, i, settings = {}) {
   const mean = (values) => {
     let [sum, mass] = [0, 0];
     for (let j = 0; j < step.inside; j++) {
-      if (values[j] === -Infinity) continue; // what a record made before has for 0
+      if (values[j] === -Infinity) continue; // ruled out
       sum += Math.exp(logPt[j]) * values[j];
       mass += Math.exp(logPt[j]);
     }

@@ -9,6 +9,8 @@ from pathlib import Path
 import playwright
 import pytest
 
+from tests.decoding.conftest import bench, folders, one_thread  # noqa: F401  for what runs tiny models
+
 NODE = Path(playwright.__file__).parent / "driver" / "node"
 HOST = Path(__file__).with_name("host.js")
 WEB = Path(__file__).resolve().parents[2] / "assets" / "web"

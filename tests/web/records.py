@@ -1,7 +1,7 @@
 """Trace records of version 1 made by hand, and steps decided by hand: numpy on design's formulas, nothing of RAM Demo.
 
-A step is a dict: `id`, `log_p`, `noise`, `draws`, `weight`, and `log_q` and `log_q0` by aligner, all over its candidates,
-of which the first `inside` are in N; `kl` by aligner; `mass`, `compose`, `token`, `base_token`.
+A step is a dict: `id`, `log_p`, `noise`, `draws`, `weight`, and `log_q` and `log_q0` by aligner, all over its
+candidates, of which the first `inside` are in N; `kl` by aligner; `mass`, `compose`, `token`, `base_token`.
 """
 
 import base64

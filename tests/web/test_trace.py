@@ -133,6 +133,7 @@ def spoilt_steps(name: str, value) -> dict:
     return spoil(lambda r: r["steps"].update({name: value}))
 
 
+LAST = [step["id"][-1] for step in steps_of(TWO)]
 SIZE = sum(len(step["id"]) for step in steps_of(TWO))
 SPOILT = {
     "not an object": ([1], "its version is undefined, and this page reads version 1"),
@@ -162,6 +163,7 @@ SPOILT = {
     "nothing inside": (spoilt_candidates("inside", [0] * 4), "step 1 keeps no candidates"),
     "more inside than kept": (spoilt_candidates("inside", [SIZE] * 4), "step 1 keeps no candidates"),
     "a token from elsewhere": (spoilt_steps("token", [99] * 4), "step 1 lacks the candidate that was drawn"),
+    "what the net left out": (spoilt_steps("base_token", LAST), "step 1 lacks the candidate that was drawn"),
     "a word less": (spoil(lambda r: r["words"].clear()), "it has no word for token"),
     "a word that is none": (spoil(lambda r: r["words"].update({"1": 1})), "a word is not a text"),
     "no beginning": (spoil(lambda r: r["steps"].pop("first")), "its steps begin at undefined"),
@@ -191,7 +193,9 @@ def test_a_part_that_does_not_fit_leaves_the_lane_as_it_was(js):
     body = """
         const lane = decodeTrace(begun);
         const before = JSON.stringify(seen(lane));
-        const said = Object.values(parts).map((part) => { try { appendSteps(lane, part); } catch (e) { return e.message; } });
+        const said = Object.values(parts).map((part) => {
+          try { appendSteps(lane, part); } catch (error) { return error.message; }
+        });
         const same = JSON.stringify(seen(lane)) === before && lane.kept.length;
         appendSteps(lane, last);
         return [said, same, lane.steps.length];
