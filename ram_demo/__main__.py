@@ -43,14 +43,18 @@ def generate(
     top_k: Annotated[int, typer.Option(help="At most so many candidates; 0 sets no limit.")] = 0,
     repetition_penalty: Annotated[float, typer.Option(help="Above 1, what was said is said less.")] = 1.05,
     show: Annotated[int, typer.Option(help="Candidates listed a step in the JSON; 0 lists all.")] = 20,
+    trace: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write all of it, for the Inspector to open.")
+    ] = None,
 ) -> None:
     """Answer a prompt in the base lane and in one aligned by the aligners named."""
     import threading
     from dataclasses import replace
 
-    from ram_demo import request, workbench
+    from ram_demo import request, views, workbench
     from ram_demo.decoding.decide import DecodingSettings
     from ram_demo.decoding.trace import Trace
+    from ram_demo.evaluation.health import findings
 
     if show < 0:
         raise UserError(f"--show is {show}; it must be zero or more.")
@@ -76,16 +80,32 @@ def generate(
     settings = from_environment()
     bench = workbench.open_workbench(replace(settings, model=model) if model is not None else settings, _progress)
     stop = threading.Event()
+    traces = []
     for event in bench.run(bench.plan(asked, _progress), stop, show):
+        if isinstance(event, Trace):
+            traces.append(event)
         if as_json:
-            records = [event.summary()] if isinstance(event, Trace) else [step.to_json() for step in event]
+            records = [_closing(event)] if isinstance(event, Trace) else [step.to_json(show) for step in event]
             for record in records:
                 _print_json(record)
         elif isinstance(event, Trace):
             numbers = f"{len(event.steps)} tokens, {event.tokens_per_s:.1f}/s, ended by {event.done}"
             if event.lane != request.BASE:
                 numbers += f", gated {event.gated_share:.0%}, mean KL {event.mean_kl:.2f}"
-            print(f"[{event.lane}] {numbers}\n{event.text}\n", flush=True)
+            health = "".join(f"- {finding.kind}: {finding.says} {finding.advice}\n" for finding in findings(event))
+            print(f"[{event.lane}] {numbers}\n{health}{event.text}\n", flush=True)
+    if trace is not None:
+        try:
+            trace.write_text(json.dumps(views.of_traces(prompt, (), traces, {})), "utf-8")
+        except OSError as error:
+            raise UserError(f"{trace} cannot be written: {error.strerror}.") from error
+
+
+def _closing(trace) -> dict:
+    """A lane's closing object, with what is wrong with its answer."""
+    from ram_demo.evaluation.health import findings
+
+    return {**trace.summary(), "health": [finding.to_json() for finding in findings(trace)]}
 
 
 @app.command()

@@ -15,13 +15,13 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from random import Random, SystemRandom
 
-from ram_demo import pairing
+from ram_demo import pairing, views
 from ram_demo.decoding.decide import DecodingSettings
 from ram_demo.decoding.trace import Trace
 from ram_demo.errors import StorageError, UserError
 from ram_demo.exchange import Exchange, News
 from ram_demo.models.aligners import Registry
-from ram_demo.replay import Replay, Standing
+from ram_demo.replay import Replay, Standing, asked_of
 from ram_demo.request import OWN_MODE, Choice, Request, parse_choice
 from ram_demo.responses import response_of
 from ram_demo.votes import SIDES, Ballot, Battle, NewBattle, Response, VoteStore, clean_text
@@ -214,7 +214,7 @@ class Arena:
             replay = self._replays.get((battle_id, session))
         if replay is None:
             battle = self.reveal(battle_id, session)
-            replay = Replay(self.opening.wait(), battle)
+            replay = Replay(self.opening.wait(), asked_of(views.of_battle(battle, {})))
             with self._lock:
                 self._replays[battle_id, session] = replay
                 while len(self._replays) > KEPT:

@@ -31,21 +31,25 @@ WHOLE = ("candidates", "top_k", "seed", "max_new_tokens")
 
 @dataclass(frozen=True)
 class Choice:
-    """An aligner by name, and its strength; None stands for the one its card recommends."""
+    """An aligner by name, its strength and its gate; None stands for the strength that its card recommends, and for the
+    request's gate."""
 
     name: str
     beta: float | None = None
+    tau: str | float | None = None
 
     def __post_init__(self):
         if self.beta is not None and not (math.isfinite(self.beta) and 0 <= self.beta <= MAX_STRENGTH):
             raise UserError(f"The strength of {self.name} is {self.beta}; it must be from 0 to {MAX_STRENGTH:g}.")
+        if isinstance(self.tau, int | float) and not (math.isfinite(self.tau) and self.tau >= 0):
+            raise UserError(f"The gate of {self.name} is {self.tau}; it must be zero or more.")
 
 
 @dataclass(frozen=True)
 class Request:
     """lanes: one for each entry: the aligners composed in it, none for the base. with_base: the base's lane comes
     first, besides. history: what was said before the prompt, (role, text) a turn. tau: "auto" (each card's own), "off",
-    or a threshold in nats."""
+    or a threshold in nats. forced: tokens with which every answer is made to begin; they count as its own."""
 
     prompt: str
     lanes: tuple[tuple[Choice, ...], ...] = ()
@@ -53,6 +57,7 @@ class Request:
     settings: DecodingSettings = field(default_factory=DecodingSettings)
     with_base: bool = True
     history: tuple[tuple[str, str], ...] = ()
+    forced: tuple[int, ...] = ()
 
     @property
     def all_lanes(self) -> tuple[tuple[Choice, ...], ...]:
@@ -73,6 +78,11 @@ class Request:
         if len(set(lanes)) < len(lanes):
             raise UserError(f"The lane {max(lanes, key=lanes.count)} is asked for twice.")
         check(self.settings)
+        if len(self.forced) >= self.settings.max_new_tokens:
+            raise UserError(
+                f"The answer is made to begin with {len(self.forced):,} tokens, and may have "
+                f"{self.settings.max_new_tokens:,}: ask for a longer one."
+            )
 
 
 def lane_name(choices: tuple[Choice, ...]) -> str:

@@ -1,5 +1,6 @@
 """What the store keeps of one lane's answer, for Compare and Arena alike. Knows traces and votes; runs nothing."""
 
+from ram_demo.decoding.record import to_record
 from ram_demo.decoding.trace import Trace
 from ram_demo.votes import Response
 
@@ -17,5 +18,5 @@ def response_of(trace: Trace, aligners: list[dict]) -> Response:
         first_token_ms=trace.first_token_ms,
         gated_share=trace.gated_share if aligners else None,
         mean_kl=trace.mean_kl if aligners else None,
-        trace=trace.to_json(),
+        trace=to_record(trace),
     )

@@ -62,6 +62,11 @@ class Workbench:
                 f"After this prompt there is room for {room:,} tokens, {settings.max_new_tokens - room:,} fewer than "
                 f"the length asked for ({settings.max_new_tokens:,})."
             )
+        end = self.proposal.end_ids
+        if any(not 0 <= token < self.proposal.model.vocab_size or token in end for token in request.forced):
+            raise UserError(
+                "The answer is made to begin with a token that ends it, or that the proposal does not know."
+            )
         lanes, described = [], {}
         for choices in request.all_lanes:
             name = lane_name(choices)
@@ -80,6 +85,7 @@ class Workbench:
         record = {
             **asdict(settings),
             "tau": request.tau,
+            "forced": list(request.forced),
             "lanes": described,
             "modes": {lane.name: lane.mode for lane in lanes},
             "proposal": self.proposal.source.name,
@@ -89,7 +95,7 @@ class Workbench:
         }
         return Plan(request, tuple(ids), tuple(lanes), record)
 
-    def run(self, plan: Plan, stop: threading.Event, keep: int = 20) -> Iterator[Told]:
+    def run(self, plan: Plan, stop: threading.Event, keep: int = engine.KEPT) -> Iterator[Told]:
         """Decode the plan's lanes among everybody's, as an iterator over what is told (see `Loop.run`)."""
         return self.loop.run(*self._ask(plan, stop, keep), stop)
 
@@ -97,7 +103,7 @@ class Workbench:
         """The same, telling it to a function (see `Loop.submit`)."""
         self.loop.submit(*self._ask(plan, stop), stop, tell)
 
-    def _ask(self, plan: Plan, stop: threading.Event, keep: int = 20) -> tuple:
+    def _ask(self, plan: Plan, stop: threading.Event, keep: int = engine.KEPT) -> tuple:
         """The comparison as a coroutine, its caches' bytes and rows and its steps at most, and what it uses."""
         proposal, settings = self.proposal, plan.request.settings
         growing = engine.compare(
@@ -110,6 +116,7 @@ class Workbench:
             plain_decode(proposal.tokenizer),
             keep,
             stop,
+            plan.request.forced,
         )
         rows = [seat for lane in plan.lanes for seat in engine.seats(lane, proposal.model, settings)]
         length = len(plan.prompt_ids) + settings.max_new_tokens
@@ -137,7 +144,7 @@ def _own_mode(loaded: list[Loaded]) -> str:
 
 def _weigher(choice: Choice, loaded: Loaded, tau: str | float, mode: str) -> Weigher:
     """The aligner at the strength and gate asked for. Raises UserError where `ratio` lacks the aligner's own base."""
-    card = loaded.package.card
+    card, gate = loaded.package.card, tau if choice.tau is None else choice.tau
     if mode == "ratio" and loaded.q0 is None:
         raise UserError(
             f"The mode ratio needs what {choice.name} was tuned from, and its card names no base; use another mode."
@@ -146,7 +153,7 @@ def _weigher(choice: Choice, loaded: Loaded, tau: str | float, mode: str) -> Wei
         name=choice.name,
         seat=(loaded.model, loaded.adapter),
         beta=Choice(choice.name, card.beta).beta if choice.beta is None else choice.beta,
-        tau={"auto": card.tau, "off": None}.get(tau, tau),
+        tau={"auto": card.tau, "off": None}.get(gate, gate),
         q0=None if loaded.q0 is None else (loaded.q0, None),
     )
 

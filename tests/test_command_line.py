@@ -13,7 +13,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from ram_demo import workbench
+from ram_demo import views, workbench
 from ram_demo.__main__ import main
 from ram_demo.votes import Battle, Response, VoteStore
 from tests import tiny, tiny_workbench
@@ -23,9 +23,11 @@ ROOT = Path(__file__).resolve().parent.parent
 STEP = {
     "lane", "index", "token", "text", "kl", "gated", "nucleus", "support", "entropy", "base_token", "ms", "candidates",
 }  # fmt: skip
+MORE = {"push", "rank_p", "rank", "mass", "compose"}
 CANDIDATE = {"token", "text", "p", "q", "weight"}
 CLOSING = {
     "lane", "done", "text", "tokens", "tokens_per_s", "first_token_ms", "gated_share", "mean_kl", "seed", "settings",
+    "health",
 }  # fmt: skip
 CONTEXT = 256
 TIMES = ("ms", "tokens_per_s", "first_token_ms")
@@ -137,7 +139,7 @@ def test_generate_prints_the_contracts_objects(generate):
     for lane, records in steps.items():
         assert [record["index"] for record in records] == list(range(len(records)))
         for record in records:
-            assert STEP <= set(record) <= STEP | {"push"}
+            assert STEP <= set(record) <= STEP | MORE
             assert all(set(candidate) == CANDIDATE for candidate in record["candidates"])
             listed = [candidate["token"] for candidate in record["candidates"]]
             assert {record["token"], record["base_token"]} <= set(listed) and len(set(listed)) == len(listed)
@@ -275,7 +277,7 @@ def test_lanes_have_their_names(generate, options, lanes):
 def test_a_composed_lane_multiplies_its_aligners_and_shows_each_gate(generate):
     steps, closing = generate("--aligner", "a", "--aligner", "b", "--show", "0")
     for record in steps["a+b"]:
-        assert STEP <= set(record) <= STEP | {"push", "monitors"}
+        assert STEP <= set(record) <= STEP | MORE | {"monitors"}
         assert [monitor["aligner"] for monitor in record["monitors"]] == ["a", "b"]
         assert record["kl"] == pytest.approx(max(monitor["kl"] for monitor in record["monitors"]))
         # q is what both say together: their product, normalised, so at strength 1 it weighs as one aligner would.
@@ -316,6 +318,23 @@ def test_people_read_both_answers(call):
     assert code == 0
     assert "[base] " in out and "[a] " in out and "KL" in out
     assert out.index("[base]") < out.index("[a]")
+
+
+def test_what_is_wrong_with_an_answer_is_told_with_it(generate, call):
+    loop = ("--aligner", "a:0", "--temperature", "0", "--top-p", "0.01", "--max-new-tokens", "40")
+    _, closing = generate(*loop)
+    for lane, kinds in (("base", ["loop"]), ("a", ["loop", "no effect"])):
+        found = closing[lane]["health"]
+        assert [finding["kind"] for finding in found] == kinds, "of the base nothing that needs an aligner"
+        assert all(set(finding) == {"kind", "says", "advice", "at", "level"} for finding in found)
+        begin, count = found[0]["at"]
+        assert begin + count == closing[lane]["tokens"] == 40
+    code, out, _ = call("generate", "--prompt", "the tin", *loop)
+    assert code == 0
+    base, aligned = out.split("[a] ")
+    for text, lane in ((base, "base"), (aligned, "a")):
+        lines = [f"- {f['kind']}: {f['says']} {f['advice']}" for f in closing[lane]["health"]]
+        assert text.splitlines()[1 : 1 + len(lines)] == lines
 
 
 def test_a_model_can_be_named_over_the_environments(generate, made, tmp_path):
@@ -681,3 +700,13 @@ def test_a_leaderboard_of_nothing_and_of_what_cannot_be(call, data):
     assert code == 0 and "0 votes" in out
     for option, value in (("--kind", "duel"), ("--cap", "-1"), ("--control", "tone")):
         assert value in mistake(call, "votes", "leaderboard", option, value)
+
+
+def test_a_trace_is_written_for_the_inspector(call, tmp_path):
+    file = tmp_path / "trace.json"
+    code, out, _ = call("generate", "--prompt", "the tin", "--aligner", "a", "--max-new-tokens", "8", "--trace", file)
+    assert code == 0
+    view = views.read(file.read_text("utf-8"), "trace.json")
+    assert [lane["name"] for lane in view["turns"][0]["lanes"]] == ["base", "a"]
+    assert all(lane["trace"]["text"] in out for lane in view["turns"][0]["lanes"])
+    assert "cannot be written" in call("generate", "--prompt", "x", "--max-new-tokens", "1", "--trace", tmp_path)[2]

@@ -37,7 +37,7 @@ class Stage:
     def say(self, side, count=1):
         for _ in range(count):
             n = len(self.said[side])
-            self.said[side].append(Step("lane", n, n, f"{side}{n} ", 0.0, False, 1, 1.0, 0.0, n, 0.0, 1.0, ()))
+            self.said[side].append(Step("lane", n, n, f"{side}{n} ", 0.0, False, 1, 1.0, 0.0, n, 0.0, 1.0))
             self.tell(side, (self.said[side][-1],))
 
     def end(self, side, done="eos"):

@@ -25,9 +25,12 @@ MAY_IMPORT = {
     "standings": {"ranking", "votes", "errors"},
     "pairing": {"errors"},
     "exchange": {"decoding", "workbench"},
-    "replay": {"decoding", "request", "votes", "workbench", "errors"},
+    "replay": {"decoding", "request", "workbench", "errors"},
+    "views": {"decoding", "evaluation", "request", "votes", "errors"},
+    "inspection": {"decoding", "replay", "request", "runs", "views", "votes", "errors"},
     "arena": {
         "responses",
+        "views",
         "decoding",
         "exchange",
         "models",

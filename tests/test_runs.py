@@ -11,6 +11,7 @@ import pytest
 from ram_demo import runs as runs_module
 from ram_demo.decoding import loop
 from ram_demo.decoding.decide import DecodingSettings
+from ram_demo.decoding.record import to_record
 from ram_demo.errors import StorageError, UserError
 from ram_demo.request import Choice, Request
 from ram_demo.runs import Runs
@@ -427,8 +428,8 @@ def test_a_vote_keeps_all_that_replays_the_battle(runs, ended, bench):
     for response in (battle.a, battle.b):
         trace = ended.traces[response.lane]
         assert (response.text, response.done, response.tokens) == (trace.text, "length", 6)
-        assert response.trace == json.loads(json.dumps(trace.to_json()))
-        assert [step["token"] for step in response.trace["steps"]] == [step.token for step in trace.steps]
+        assert response.trace == json.loads(json.dumps(to_record(trace)))
+        assert response.trace["steps"]["token"] == [step.token for step in trace.steps]
     assert battle.a.mean_kl is None and battle.a.gated_share is None
     assert battle.b.mean_kl == pytest.approx(sum(step.kl for step in ended.traces["b"].steps) / 6)
     # The settings alone lead to the same answer again.

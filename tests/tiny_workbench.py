@@ -65,9 +65,9 @@ class Paced:
         self.free = True
         self.allowed.release()
 
-    def prefill(self, ids, adapters, room):
+    def prefill(self, ids, adapters, room, is_branch=False):
         self._pass()
-        logits, rows = yield from self.model.prefill(ids, adapters, room)
+        logits, rows = yield from self.model.prefill(ids, adapters, room, is_branch)
         return _endless(logits), rows
 
     def step(self, tokens, groups):

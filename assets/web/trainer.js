@@ -145,7 +145,9 @@ function samples(all) {
           cell.append(make("b", "", name), make("p", "", text || "(nothing)"), make("small", "", small));
           return cell;
         };
-        row.append(make("p", "asked", a.prompt), side("base", a.base, ""), side("aligned", a.aligned, `${a.done === "eos" ? "ended by itself" : "cut off"}, KL ${a.kl.toFixed(2)}, support ${(100 * a.support).toFixed(0)}%` + (a.gated_share ? `, gated ${(100 * a.gated_share).toFixed(0)}%` : "")));
+        const aligned = side("aligned", a.aligned, `${a.done === "eos" ? "ended by itself" : "cut off"}, KL ${a.kl.toFixed(2)}, support ${(100 * a.support).toFixed(0)}%` + (a.gated_share ? `, gated ${(100 * a.gated_share).toFixed(0)}%` : ""));
+        aligned.append(...(a.health || []).map(finding)); // runs made before these checks have none
+        row.append(make("p", "asked", a.prompt), side("base", a.base, ""), aligned);
         return row;
       })
     );
@@ -156,14 +158,11 @@ function samples(all) {
   show();
 }
 
-function advice(findings) {
-  part("advice").replaceChildren(
-    ...findings.map(({ kind, says, advice }) => {
-      const item = make("div", "finding");
-      item.append(make("b", "", `${kind}: `), `${says} `, make("i", "", advice));
-      return item;
-    })
-  );
+function finding({ kind, says, advice, level }) {
+  const item = make("div", "finding");
+  item.dataset.level = level;
+  item.append(make("b", "", `${kind}: `), `${says} `, make("i", "", advice));
+  return item;
 }
 
 // Share gated (bars) and log-likelihood of the held-out answers (line), by gate, at the strength that was found.
@@ -252,7 +251,7 @@ async function ask() {
   const job = news.runs.find((one) => one.name === run);
   now(job);
   buttons(job);
-  advice(news.advice);
+  part("advice").replaceChildren(...news.advice.map(finding));
   part("recipe").hidden = !news.runs.length;
   if (news.recipe) part("recipe pre").textContent = news.recipe;
   if (news.samples) {

@@ -6,13 +6,12 @@ from torch import Tensor
 HEADS = (256, 4096)  # tokens looked at first, and then; a nucleus that is wider still costs one full sort
 
 
-def nucleus(l_p: Tensor, temperature_p: float, top_p: float, top_k: int) -> tuple[Tensor, Tensor]:
-    """N and Pt: the smallest set whose mass under softmax(l_P / T_P) reaches top_p, cut to top_k if that is above 0.
+def nucleus(log_p: Tensor, top_p: float, top_k: int) -> tuple[Tensor, Tensor]:
+    """N and Pt: the smallest set whose mass under P reaches top_p, cut to top_k if that is above 0.
 
-    l_p: raw logits, float32 [V]. Returns ids int64 [n], most probable first, and log Pt float32 [n], renormalised on N.
-    n is at least 1. Raises FloatingPointError if the logits are not numbers.
+    log_p: log softmax(l_P / T_P), float32 [V]. Returns ids int64 [n], most probable first, and log Pt float32 [n],
+    renormalised on N. n is at least 1. Raises FloatingPointError if the logits were not numbers.
     """
-    log_p = torch.log_softmax(l_p / temperature_p, -1)
     for head in HEADS:
         values, ids = log_p.topk(min(head, log_p.shape[-1]))
         if not torch.isfinite(values[0]):

@@ -61,12 +61,23 @@ class Lane:
 
 @dataclass(frozen=True)
 class Decision:
-    """One choice, in tensors over the candidates: ids [n], log_pt [n], log_q [n], log_pi [n]; see Step for the rest."""
+    """One choice, in tensors over the candidates: ids [n], log_pt [n], log_pi [n], the noise of each [n], and how often
+    `sis` drew each [n] (of the base's lane, which draws none, 0); chosen: its place among them.
+
+    log_p [V], log_q and log_q0 [V] an aligner, are over the whole vocabulary (see `Slate`), compose is what the product
+    of several Q_i sums to, its log. See Step for the rest.
+    """
 
     ids: Tensor
     log_pt: Tensor
-    log_q: Tensor
     log_pi: Tensor
+    noise: Tensor
+    draws: Tensor
+    log_p: Tensor
+    log_q: tuple[Tensor, ...]
+    log_q0: tuple[Tensor | None, ...]
+    compose: float
+    chosen: int
     token: int
     base_token: int
     push: float
@@ -109,11 +120,33 @@ class Voices:
         return self._q[seat]
 
     @cached_property
+    def log_p(self) -> Tensor:
+        """log softmax(l_P / T_P) over the whole vocabulary, [V]."""
+        if self.settings.temperature_p == self.settings.temperature_q:
+            return self.log_q(self.proposal)
+        return torch.log_softmax(self.penalised(self.proposal) / self.settings.temperature_p, -1)
+
+    @cached_property
     def proposed(self) -> tuple[Tensor, Tensor, Tensor]:
         """The candidates: ids [n], log Pt [n], and the noise of each [n]."""
-        settings = self.settings
-        ids, log_pt = nucleus(self.penalised(self.proposal), settings.temperature_p, settings.top_p, settings.top_k)
+        ids, log_pt = nucleus(self.log_p, self.settings.top_p, self.settings.top_k)
         return ids, log_pt, self.noise.gumbel(ids)
+
+    @cached_property
+    def drawn(self) -> Tensor:
+        """How often `sis` draws each candidate, int64 [n]. A single draw takes the shared noise itself, so that n = 1
+        is the base token for token (at T = 1); more draws have noise of their own, as the choice among them must be
+        independent of them."""
+        _, log_pt, gumbel = self.proposed
+        counts = torch.zeros(len(log_pt), dtype=torch.int64, device=log_pt.device)
+        if self.settings.candidates == 1:
+            counts[sampling.draw(log_pt, gumbel)] = 1
+        else:
+            seed, n = self.settings.seed, self.settings.candidates
+            uniform = sampling.uniforms(seed, self.noise.position, sampling.DRAWS, n)
+            which, often = draws(log_pt, torch.from_numpy(uniform))
+            counts[which] = often
+        return counts
 
     @cached_property
     def base(self) -> tuple[Tensor, int]:
@@ -143,28 +176,37 @@ def decide(lane: Lane, voices: Voices) -> Decision:
         gate = monitor.is_gated(divergence, weigher.tau)
         monitors.append(Monitor(weigher.name, divergence, gate, monitor.support(log_q[ids])))
     weighing = [i for i, (w, m) in enumerate(zip(lane.weighers, monitors, strict=True)) if w.beta and not m.gated]
+    # An aligner's own base is heard only where `ratio` asks for it, or where it is the proposal.
+    q0s = [w.q0 if settings.mode == "ratio" or w.q0 == voices.proposal else None for w in lane.weighers]
+    full_q0 = tuple(None if q0 is None else voices.log_q(q0) for q0 in q0s or [None])
     together = compose(full_q)[ids]
+    drawn = voices.drawn if lane.weighers else torch.zeros_like(ids)
 
     log_pi, chosen, push = base, base_at, 0.0
     if weighing:
-        kept, counts = torch.arange(len(ids), device=ids.device), torch.ones_like(ids)
-        if settings.mode == "sis":
-            kept, counts = _draw_candidates(log_pt, gumbel, voices.noise.position, settings)
-        on = ids[kept]
-        q0 = [voices.log_q(lane.weighers[i].q0)[on] for i in weighing] if settings.mode == "ratio" else []
+        is_sis = settings.mode == "sis"
+        kept = drawn.nonzero()[:, 0] if is_sis else torch.arange(len(ids), device=ids.device)
+        on, counts = ids[kept], drawn[kept]
+        q0 = [full_q0[i][on] for i in weighing] if settings.mode == "ratio" else []
         beta = [lane.weighers[i].beta for i in weighing]
         weight = log_weights(settings.mode, log_pt[kept], [full_q[i][on] for i in weighing], beta, q0, counts)
         log_pi = torch.full_like(log_pt, -torch.inf)
         log_pi[kept] = sharpen(weight, settings.temperature)
         chosen = sampling.draw(log_pi, gumbel)
         # Of `sis`, against how often each was drawn: what chance drew is not the aligner's doing.
-        unpushed = torch.log(counts / counts.sum()) if settings.mode == "sis" else log_pt[kept]
+        unpushed = torch.log(counts / counts.sum()) if is_sis else log_pt[kept]
         push = float((sharpen(weight, 1.0) - unpushed)[kept == chosen])
     return Decision(
         ids=ids,
         log_pt=log_pt,
-        log_q=together,
         log_pi=log_pi,
+        noise=gumbel,
+        draws=drawn,
+        log_p=voices.log_p,
+        log_q=tuple(full_q),
+        log_q0=full_q0,
+        compose=float(sum(log_q[ids[:1]] for log_q in full_q) - together[:1]) if len(full_q) > 1 else 0.0,
+        chosen=chosen,
         token=int(ids[chosen]),
         base_token=int(ids[base_at]),
         push=push,
@@ -172,16 +214,3 @@ def decide(lane: Lane, voices: Voices) -> Decision:
         gated=bool(monitors) and all(m.gated for m in monitors),
         support=monitor.support(together),
     )
-
-
-def _draw_candidates(
-    log_pt: Tensor, gumbel: Tensor, position: int, settings: DecodingSettings
-) -> tuple[Tensor, Tensor]:
-    """The distinct draws of `sis` as positions in N, and their counts. A single draw takes the shared noise itself, so
-    that n = 1 is the base token for token (at T = 1); more draws have noise of their own, as the choice among them
-    must be independent of them."""
-    if settings.candidates == 1:
-        only = sampling.draw(log_pt, gumbel)
-        return torch.tensor([only], device=log_pt.device), torch.ones(1, dtype=torch.int64, device=log_pt.device)
-    uniform = sampling.uniforms(settings.seed, position, sampling.DRAWS, settings.candidates)
-    return draws(log_pt, torch.from_numpy(uniform))

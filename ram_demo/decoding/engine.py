@@ -7,6 +7,7 @@ Lanes that have said the same so far share one *branch*, and a branch costs each
 one for each adapter that weighs there. When lanes part or end, `select` copies or drops rows: one mechanism for all.
 """
 
+import math
 import threading
 import time
 from collections.abc import Callable, Generator, Sequence
@@ -19,11 +20,14 @@ from torch import Tensor
 from ram_demo.decoding import monitor, sampling
 from ram_demo.decoding.decide import Decision, DecodingSettings, Lane, Voices, decide
 from ram_demo.decoding.detokenize import Detokenizer
-from ram_demo.decoding.trace import Candidate, Step, Trace
+from ram_demo.decoding.slate import lay_out
+from ram_demo.decoding.trace import Step, Trace
 from ram_demo.models.language_model import LanguageModel, Rows
 
 Seat = tuple[LanguageModel, str | None]
 """Who speaks: a model, seen through one of its adapters or bare."""
+
+KEPT = 14  # of the weightiest candidates a step keeps; with what else a recut needs that is about twenty
 
 
 @dataclass(frozen=True)
@@ -67,9 +71,11 @@ class Batch:
 class _LaneState:
     """One lane while it grows."""
 
-    def __init__(self, lane: Lane, decode: Callable[[Sequence[int]], str]):
+    def __init__(self, lane: Lane, decode: Callable[[Sequence[int]], str], forced: Sequence[int]):
         self.lane = lane
         self.text = Detokenizer(decode)
+        for token in forced:
+            self.text.add(token)
         self.steps: list[Step] = []
         self.branch = 0
         self.done = ""
@@ -84,25 +90,28 @@ def compare(
     record: dict,
     end_ids: frozenset[int],
     to_text: Callable[[Sequence[int]], str],
-    keep: int = 20,
+    keep: int = KEPT,
     stop: threading.Event | None = None,
+    forced: Sequence[int] = (),
 ) -> Generator[Asked, dict[LanguageModel, Tensor] | None, None]:
     """Generate all lanes together.
 
     Tells, for each position, the steps of the lanes still running; and the Trace of a lane as it ends (done: eos,
-    length, or stopped when `stop` was set). record: the settings as each Trace keeps them. keep: how many candidates a
-    step retains (0: all). Closing the generator frees the caches. Several `Lane`s may name the same seats; a seat's row
-    is computed once a branch. `loop.alone` drives one by itself.
+    length, or stopped when `stop` was set). record: the settings as each Trace keeps them. keep: how many of the
+    weightiest candidates a step retains (see `slate.lay_out`; 0: all). forced: the answer's first tokens, which every
+    lane is made to have said; the first one drawn takes the noise of the position after them. Closing the generator
+    frees the caches. Several `Lane`s may name the same seats; a seat's row is computed once a branch.
     """
     started = time.perf_counter()
-    running = [_LaneState(lane, to_text) for lane in lanes]
+    running = [_LaneState(lane, to_text, forced) for lane in lanes]
     word = cache(lambda token: to_text([token]))
-    batches = yield from _read(proposal, prompt_ids, lanes, settings, stop)
+    said = [*prompt_ids, *forced]
+    batches = yield from _read(proposal, said, bool(forced), lanes, settings, stop)
     # Models of one family pad their vocabulary differently; what all of them know is what can be said.
     vocab = min((model.vocab_size for model in batches), default=0)
-    context = {0: list(prompt_ids)}
+    context = {0: said}
     before = started
-    for position in range(settings.max_new_tokens):
+    for position in range(len(forced), settings.max_new_tokens):
         if stop is not None and stop.is_set():
             break
         noise = sampling.SharedNoise(settings.seed, position, vocab)
@@ -121,7 +130,7 @@ def compare(
         for state, choice in zip(running, choices, strict=True):
             state.done = "eos" if choice.token in end_ids else "length" if last else ""
             text = state.text.add(choice.token) + (state.text.flush() if state.done else "")
-            step = _step(state, choice, text, position, 1000 * (now - before), keep, word)
+            step = _step(state, choice, text, position, 1000 * (now - before), settings.temperature, keep, word)
             state.steps.append(step)
             state.first_at = state.first_at or now
             state.last_at = now
@@ -130,6 +139,7 @@ def compare(
         yield tuple(steps)
         for state in running:
             if state.done:
+                _keep(state, batches, context[state.branch], proposal, settings)
                 yield _trace(state, started, record)
         alive = [(state, choice.token) for state, choice in zip(running, choices, strict=True) if not state.done]
         running = [state for state, _ in alive]
@@ -154,22 +164,25 @@ def compare(
             batches[model].logits = logits
     for state in running:
         state.done = "stopped"
+        if batches:
+            _keep(state, batches, context[state.branch], proposal, settings)
         yield _trace(state, started, record)
 
 
 def _read(
     proposal: LanguageModel,
-    prompt_ids: Sequence[int],
+    said: Sequence[int],
+    is_branch: bool,
     lanes: Sequence[Lane],
     settings: DecodingSettings,
     stop: threading.Event | None,
 ) -> Generator[None, None, dict[LanguageModel, Batch]]:
-    """Read the prompt through every model, pausing after each piece. Stopped meanwhile, it returns nothing."""
+    """Read what was said through every model, pausing after each piece. Stopped meanwhile, it returns nothing."""
     everyone = dict.fromkeys(seat for lane in lanes for seat in seats(lane, proposal, settings))
     batches = {}
     for model in dict.fromkeys(model for model, _ in everyone):
         adapters = [adapter for m, adapter in everyone if m is model]
-        reading = model.prefill(prompt_ids, adapters, settings.max_new_tokens)
+        reading = model.prefill(said, adapters, settings.max_new_tokens, is_branch)
         while True:
             if stop is not None and stop.is_set():
                 return {}
@@ -191,15 +204,30 @@ def _branch(alive: list[tuple[_LaneState, int]]) -> tuple[dict[int, int], dict[i
     return parents, {number: token for (_, token), number in numbers.items()}
 
 
+def _keep(
+    state: _LaneState,
+    batches: dict[LanguageModel, Batch],
+    said: Sequence[int],
+    proposal: LanguageModel,
+    settings: DecodingSettings,
+) -> None:
+    """Let every model keep what it holds of an answer that ends here, for branches from any of its tokens. said: the
+    context of the last step, so without the token that it drew."""
+    for model, adapter in seats(state.lane, proposal, settings):
+        batch = batches[model]
+        model.keep(batch.rows, batch.keys.index((state.branch, adapter)), said, batch.row(state.branch, adapter))
+
+
 def _step(
-    state: _LaneState, choice: Decision, text: str, index: int, ms: float, keep: int, word: Callable[[int], str]
+    state: _LaneState,
+    choice: Decision,
+    text: str,
+    index: int,
+    ms: float,
+    temperature: float,
+    keep: int,
+    word: Callable[[int], str],
 ) -> Step:
-    p, q, pi = torch.stack((choice.log_pt, choice.log_q, choice.log_pi)).exp()
-    top = torch.maximum(p, pi).topk(min(keep or len(p), len(p))).indices.tolist()
-    named = [i for i, token in enumerate(choice.ids.tolist()) if token in (choice.token, choice.base_token)]
-    at = sorted({*top, *named})
-    shown = zip(choice.ids[at].tolist(), p[at].tolist(), q[at].tolist(), pi[at].tolist(), strict=True)
-    weightiest = sorted(shown, key=lambda candidate: (-candidate[3], -candidate[1]))
     return Step(
         lane=state.lane.name,
         index=index,
@@ -213,9 +241,18 @@ def _step(
         base_token=choice.base_token,
         push=choice.push,
         ms=ms,
-        candidates=tuple(Candidate(i, word(i), *numbers) for i, *numbers in weightiest),
+        rank_p=_rank(choice.log_pt, choice.chosen),
+        rank=_rank(choice.log_pi, choice.chosen),
+        mass=math.exp(choice.log_p[choice.ids[0]] - choice.log_pt[0]),
+        compose=choice.compose,
+        slate=lay_out(choice, temperature, keep, word),
         monitors=choice.monitors if len(choice.monitors) > 1 else (),
     )
+
+
+def _rank(log_p: Tensor, at: int) -> int:
+    """The place of one candidate among all of N, from 1."""
+    return 1 + int((log_p > log_p[at]).sum())
 
 
 def _trace(state: _LaneState, started: float, settings: dict) -> Trace:

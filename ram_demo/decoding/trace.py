@@ -1,6 +1,13 @@
-"""What a step decided, frozen, and its JSON: the keys of the command-line contract. Computes nothing."""
+"""What a step decided, frozen, and its JSON for the command line: the keys of its contract. Computes nothing.
 
-from dataclasses import asdict, dataclass, field
+A whole trace's own JSON, which is kept and shared, is in `record.py`.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+BASE = "base"
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,6 +19,27 @@ class Candidate:
     p: float
     q: float
     weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class Slate:
+    """What is kept of a step's candidates, in columns of one length m: first those in N, the weightiest first, and
+    after these `inside` a few that Q holds likely and N leaves out.
+
+    log_p: log softmax(l_P / T_P) over V; noise: G of (9); draws: how often `sis` drew each; weight: pi, 0 outside N;
+    log_q: log Q_i of (1) over V, a column for each aligner, and in the base's lane one, of P_M itself at T_Q; log_q0:
+    likewise, None where nobody asked. NaN stands for what was not kept (`record.py`).
+    """
+
+    ids: tuple[int, ...] = ()
+    texts: tuple[str, ...] = ()
+    inside: int = 0
+    log_p: tuple[float, ...] = ()
+    noise: tuple[float, ...] = ()
+    draws: tuple[int, ...] = ()
+    weight: tuple[float, ...] = ()
+    log_q: tuple[tuple[float, ...], ...] = ()
+    log_q0: tuple[tuple[float, ...] | None, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -31,9 +59,9 @@ class Step:
     kl: KL(P_M || Q) in nats (the largest, where several aligners are composed); gated: every aligner was gated, so
     the step fell back to Pt; nucleus: |N|; support: Q's mass on N; entropy: of pi, in nats; base_token: what the base
     would have drawn in this very context; push: log(pi / Pt) of the token drawn, before
-    the final temperature, 0 where nothing weighed;
-    ms: time of the whole step, all lanes; candidates: the weightiest by p or pi, with the two tokens named always
-    among them. The base lane reads as one weighed by P_M itself: KL 0, q is P after T_Q.
+    the final temperature, 0 where nothing weighed; rank_p, rank: the drawn token's place in N by Pt and by pi, from 1;
+    mass: P's on N, so that Pt = P / mass; compose: log of what the product of several Q_i sums to over V, 0 for one;
+    ms: time of the whole step, all lanes. The base lane reads as one weighed by P_M itself: KL 0, q is P after T_Q.
     """
 
     lane: str
@@ -48,29 +76,45 @@ class Step:
     base_token: int
     push: float
     ms: float
-    candidates: tuple[Candidate, ...]
+    rank_p: int = 1
+    rank: int = 1
+    mass: float = 1.0
+    compose: float = 0.0
+    slate: Slate = Slate()
     monitors: tuple[Monitor, ...] = ()
 
-    def to_json(self) -> dict:
-        record = asdict(self)
-        if not self.monitors:
-            del record["monitors"]
+    def candidates(self, count: int = 0) -> tuple[Candidate, ...]:
+        """The `count` of N that weigh most by Pt or pi (0: all that are kept), weightiest first, and always the two
+        tokens that the step names."""
+        slate = self.slate
+        listed = []
+        for i in range(slate.inside):
+            q = sum(log_q[i] for log_q in slate.log_q) - self.compose
+            p = math.exp(slate.log_p[i]) / self.mass
+            listed.append(Candidate(slate.ids[i], slate.texts[i], p, math.exp(q), slate.weight[i]))
+        top = sorted(listed, key=lambda c: -max(c.p, c.weight))[: count or len(listed)]
+        named = (self.token, self.base_token)
+        return tuple(c for c in listed if c in top or c.token in named)
+
+    def to_json(self, count: int = 0) -> dict:
+        """As the command line prints it, with `count` candidates."""
+        record = {name: getattr(self, name) for name in STEP_KEYS}
+        record["candidates"] = [{name: getattr(c, name) for name in CANDIDATE_KEYS} for c in self.candidates(count)]
+        if self.monitors:
+            record["monitors"] = [vars(monitor) for monitor in self.monitors]
         return record
 
-    @classmethod
-    def from_json(cls, record: dict) -> "Step":
-        """The step that `to_json` gave."""
-        candidates = tuple(Candidate(**candidate) for candidate in record["candidates"])
-        monitors = tuple(Monitor(**monitor) for monitor in record.get("monitors", ()))
-        return cls(**{**record, "candidates": candidates, "monitors": monitors})
+
+STEP_KEYS = [name for name in Step.__slots__ if name not in ("slate", "monitors")]
+CANDIDATE_KEYS = Candidate.__slots__
 
 
 @dataclass(frozen=True)
 class Trace:
     """All steps of one lane, why it ended (eos, length or stopped), and the settings and seed that replay it.
 
-    text: the answer, decoded whole; tokens_per_s: steps after the first over the time they took; first_token_ms: from
-    the request to the first token, prompt included.
+    text: the answer, decoded whole, what was forced at its beginning included; tokens_per_s: steps after the first over
+    the time they took; first_token_ms: from the request to the first token, prompt included.
     """
 
     lane: str
@@ -104,16 +148,7 @@ class Trace:
             "settings": self.settings,
         }
 
-    def to_json(self) -> dict:
-        return {**self.summary(), "steps": [step.to_json() for step in self.steps]}
 
-    @classmethod
-    def from_json(cls, record: dict) -> "Trace":
-        """The trace that `to_json` gave."""
-        kept = {name: record[name] for name in ("lane", "done", "text", "tokens_per_s", "first_token_ms", "settings")}
-        return cls(**kept, steps=tuple(Step.from_json(step) for step in record["steps"]))
-
-
-def first_difference(a: list[int], b: list[int]) -> int | None:
+def first_difference(a: Sequence[int], b: Sequence[int]) -> int | None:
     """The index of the first token in which two answers differ, or None if one is the other or begins it."""
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), None)

@@ -52,8 +52,15 @@ def is_refusal(text: str) -> bool:
 
 def repetition(tokens: Sequence[int]) -> float:
     """The share of an answer's runs of GRAM tokens that it had said before, 0 to 1."""
-    grams = list(_grams(tokens, GRAM))
-    return 1 - len(set(grams)) / len(grams) if grams else 0.0
+    said = said_before(tokens)
+    return sum(said) / len(said) if said else 0.0
+
+
+def said_before(tokens: Sequence[int]) -> list[bool]:
+    """For each of an answer's runs of GRAM tokens, by its first token: has the answer said it before?"""
+    known: set[tuple[int, ...]] = set()
+    # `add` returns None, so each run is looked up first and known from then on.
+    return [gram in known or bool(known.add(gram)) for gram in _grams(tokens, GRAM)]
 
 
 def distinct(answers: Iterable[Sequence[int]], n: int) -> float:

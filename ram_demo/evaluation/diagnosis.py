@@ -1,33 +1,19 @@
 """What goes wrong with a run, by the signatures that the RAM paper names, and what to try. Pure functions over what it
 has told: its events and samples as `training/folder.py` keeps them.
 
-Knows numbers; knows nothing of models, files or pages.
+Answers are held to the thresholds of `health.py`. Knows numbers; knows nothing of models, files or pages.
 """
 
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+
+from ram_demo.evaluation.health import LOW_SUPPORT, REPEATED, UNMOVED, Finding
 
 RISES = 1.15  # the training loss of the last fifth over the first fifth's: it diverges
 OVER = 1.05  # the held-out loss over its lowest, where training still falls: it learns by heart
 THIN_DISTINCT_2, THIN_SELF_BLEU = 0.35, 50.0  # y- that say much the same
-REPEATS = 0.15  # of an answer's runs of four tokens, more than the base's
-COLLAPSED = 0.4  # mean mass of Q inside the nucleus
-UNMOVED = 0.01  # nats of mean KL: the aligner says what the proposal says
 FEW = 10  # steps before anything can be said of a curve
-
-
-@dataclass(frozen=True)
-class Finding:
-    """kind: the signature; says: what was seen, with its number; advice: what to try."""
-
-    kind: str
-    says: str
-    advice: str
-
-    def to_json(self) -> dict:
-        return asdict(self)
 
 
 def diagnose(events: Sequence[dict], samples: Sequence[dict]) -> list[Finding]:
@@ -83,7 +69,7 @@ def _coverage(events: Sequence[dict]) -> Finding | None:
 
 
 def _answers(samples: Sequence[dict]) -> list[Finding]:
-    """From the answers at the newest checkpoint."""
+    """From the answers at the newest checkpoint, together; each one's own findings are beside it."""
     if not samples:
         return []
     found, newest = [], samples[-1]["answers"]
@@ -92,7 +78,7 @@ def _answers(samples: Sequence[dict]) -> list[Finding]:
         return statistics.fmean(answer[name] for answer in newest)
 
     repeats, base = mean("repetition"), mean("base_repetition")
-    if repeats > base + REPEATS:
+    if repeats > base + REPEATED:
         found.append(
             Finding(
                 "repetition",
@@ -101,7 +87,7 @@ def _answers(samples: Sequence[dict]) -> list[Finding]:
                 "Lower the strength or the learning rate, or take an earlier checkpoint.",
             )
         )
-    if mean("support") < COLLAPSED:
+    if mean("support") < LOW_SUPPORT:
         found.append(
             Finding(
                 "support collapse",

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ram_demo.decoding.decide import DecodingSettings
 from ram_demo.decoding.trace import Trace
+from ram_demo.evaluation import health
 from ram_demo.evaluation.answers import repetition
 from ram_demo.evaluation.likelihood import Text
 from ram_demo.models import proposal as proposals
@@ -43,7 +44,8 @@ def load(bench: Workbench, package: Path) -> str:
 
 
 def answer(bench: Workbench, package: Path, prompts: Sequence[Asked], stop: threading.Event) -> list[dict]:
-    """Each prompt with both lanes' answers, how they ended and what the monitor saw, decoded as the card recommends."""
+    """Each prompt with both lanes' answers, decoded as the card recommends: how they ended, what the monitor saw, and
+    what is wrong with the aligned one."""
     name = load(bench, package)
     settings = DecodingSettings(mode=OWN_MODE, max_new_tokens=TOKENS)
     found = []
@@ -64,6 +66,8 @@ def answer(bench: Workbench, package: Path, prompts: Sequence[Asked], stop: thre
                 "support": round(sum(s.support for s in aligned.steps) / max(1, len(aligned.steps)), 3),
                 "repetition": round(repetition([s.token for s in aligned.steps]), 3),
                 "base_repetition": round(repetition([s.token for s in base.steps]), 3),
+                # That it was cut is no news: all are, after so few tokens.
+                "health": [f.to_json() for f in health.findings(aligned) if f.kind != health.CUT],
             }
         )
     return found

@@ -30,9 +30,10 @@ class LanguageModel(Protocol):
         """Forget an adapter and free its memory."""
 
     def prefill(
-        self, ids: Sequence[int], adapters: Sequence[str | None], room: int
+        self, ids: Sequence[int], adapters: Sequence[str | None], room: int, is_branch: bool = False
     ) -> Generator[None, None, tuple[torch.Tensor, Rows]]:
         """Read the prompt once for each adapter, leaving room for `room` more tokens; pause after each piece of it.
+        is_branch: it goes on from an answer, so what was kept of answers may stand for reading them.
 
         Returns the logits after the last token, float32 [len(adapters), vocab_size], and the rows.
         """
@@ -42,6 +43,9 @@ class LanguageModel(Protocol):
 
         Returns logits, float32 [R, vocab_size]. Where it raises, no row has advanced, and it may be asked again.
         """
+
+    def keep(self, rows: Rows, row: int, ids: Sequence[int], logits: torch.Tensor) -> None:
+        """Keep one row as it stands, for branches from it. ids: all that it holds; logits [V]: its last."""
 
     def select(self, rows: Rows, index: Sequence[int]) -> Rows:
         """The rows named by `index`: dropped, kept or copied, each with its adapter. The old rows are used up."""

@@ -162,7 +162,7 @@ class LeanModel:
         cos, sin = rotary(torch.zeros(1, device=device), torch.arange(self.context, device=device)[None])
         self.turns = torch.complex(cos[0, :, : D // 2].float(), sin[0, :, : D // 2].float())[:, None]
         self.adapters: dict[str, list[dict[str, LowRank]]] = {}  # by layer, by product
-        self.kept = Kept(CHUNK)
+        self.kept, self.said = Kept(CHUNK), Kept(1)  # prompts as they were read; answers as they were said
 
     def _paired(self, projection: str, t: Tensor) -> Tensor:
         """Queries and keys have their outputs in the order in which rope turns them."""
@@ -195,19 +195,24 @@ class LeanModel:
 
     def remove_adapter(self, name: str) -> None:
         del self.adapters[name]
-        self.kept.forget(name)
+        for store in (self.kept, self.said):
+            store.forget(name)
 
     # The forward ------------------------------------------------------------------------------------------------
 
     @torch.inference_mode()
     def prefill(
-        self, ids: Sequence[int], adapters: Sequence[str | None], room: int
+        self, ids: Sequence[int], adapters: Sequence[str | None], room: int, is_branch: bool = False
     ) -> Generator[None, None, tuple[Tensor, LeanRows]]:
         shape = (len(self.layers), 2, len(adapters), self.kv_heads, len(ids) + room, self.head_dim)
         rows = LeanRows(torch.empty(shape, dtype=self.compute, device=self.device), tuple(adapters))
         tokens = torch.tensor(ids, device=self.device)
         logits = torch.empty(len(adapters), self.vocab_size, device=self.device)
-        starts = [self.kept.restore(name, tokens, rows.cache[:, :, r], logits[r]) for r, name in enumerate(adapters)]
+        stores = (self.kept, self.said) if is_branch else (self.kept,)
+        starts = [
+            max(store.restore(name, tokens, rows.cache[:, :, r], logits[r]) for store in stores)
+            for r, name in enumerate(adapters)
+        ]
         for start, group in groupby(range(len(adapters)), starts.__getitem__):
             mine = list(group)
             part = rows.part(slice(mine[0], mine[-1] + 1), start)
@@ -216,10 +221,16 @@ class LeanModel:
                 yield
             if start < len(ids):
                 logits[mine] = self._say(last)
-                for r in mine:
+                for r in mine if not is_branch else ():
                     self.kept.add(adapters[r], tokens, rows.cache[:, :, r, :, : len(ids)], logits[r])
         rows.length = len(ids)
         return logits, rows
+
+    @torch.inference_mode()
+    def keep(self, rows: LeanRows, row: int, ids: Sequence[int], logits: Tensor) -> None:
+        self.said.add(
+            rows.adapters[row], torch.tensor(ids, device=self.device), rows.cache[:, :, row, :, : len(ids)], logits
+        )
 
     @torch.inference_mode()
     def step(self, tokens: Tensor, groups: Sequence[LeanRows]) -> Tensor:

@@ -1,7 +1,8 @@
-"""What has been read before: the caches of prompts, kept for the same prompt again and for a conversation's next turn.
+"""What has been read before: caches, kept for the same prompt again, a conversation's next turn, a branch of an answer.
 
-Only what a prompt's reading made is kept, in whole chunks and with the logits at its end, so an answer is the same to
-the bit whether its prompt was read just now or kept. Knows tokens and tensors; knows nothing of the model.
+Prompts are kept as their reading made them, in whole chunks and with the logits at the end, so that an answer is the
+same to the bit whether its prompt was read just now or kept. What decoding made of an answer differs from that in the
+last bits; it is kept apart, by single tokens, for branches alone. Knows tokens and tensors; knows nothing of the model.
 """
 
 from dataclasses import dataclass
@@ -26,7 +27,8 @@ class Prompt:
 
 
 class Kept:
-    """The prompts read last, up to a budget in bytes; the one that was longest of no use goes first."""
+    """The prompts read last, up to a budget in bytes; the one that was longest of no use goes first. chunk: in pieces
+    of how many tokens a part of one is of use."""
 
     def __init__(self, chunk: int, budget: int = BUDGET):
         self.chunk, self.budget = chunk, budget
@@ -58,9 +60,9 @@ class Kept:
         return min(same, len(ids) - 1) // self.chunk * self.chunk
 
     def add(self, adapter: str | None, ids: Tensor, cache: Tensor, logits: Tensor) -> None:
-        """Keep a prompt that was just read. cache: [layers, 2, KV, T, D]."""
+        """Keep what was just read or said. cache: [layers, 2, KV, T, D]."""
         size = ids.nbytes + cache.nbytes + logits.nbytes
-        if size > self.budget:
+        if size > self.budget or any(p.adapter == adapter and p.ids.equal(ids) for p in self.prompts):
             return
         held = sum(prompt.bytes for prompt in self.prompts)
         while held + size > self.budget:

@@ -82,7 +82,7 @@ class ReferenceModel:
 
     @torch.inference_mode()
     def prefill(
-        self, ids: Sequence[int], adapters: Sequence[str | None], room: int
+        self, ids: Sequence[int], adapters: Sequence[str | None], room: int, is_branch: bool = False
     ) -> Generator[None, None, tuple[Tensor, ReferenceRows]]:
         rows = ReferenceRows(DynamicCache(config=self.model.config), tuple(adapters))
         for piece in torch.tensor(ids, device=self.device).split(CHUNK):
@@ -101,6 +101,9 @@ class ReferenceModel:
             for rows, length in zip(groups, before, strict=True):
                 rows.cache.crop(length)
             raise
+
+    def keep(self, rows: ReferenceRows, row: int, ids: Sequence[int], logits: Tensor) -> None:
+        """Nothing is kept here: a branch reads again."""
 
     def select(self, rows: ReferenceRows, index: Sequence[int]) -> ReferenceRows:
         if list(index) != list(range(len(rows.adapters))):

@@ -10,12 +10,14 @@ from functools import wraps
 import gradio as gr
 
 from ram_demo.arena import Arena
+from ram_demo.decoding.record import from_record
 from ram_demo.decoding.trace import Trace, first_difference
 from ram_demo.errors import StorageError, UserError
 from ram_demo.exchange import News
 from ram_demo.replay import Standing
 from ram_demo.ui import tokens
 from ram_demo.ui.assets import web
+from ram_demo.views import lane_head
 from ram_demo.votes import LONGEST_COMMENT, REASONS, SIDES, Ballot, Battle, Response, Turn
 
 # What one may start from, by category.
@@ -79,7 +81,7 @@ def questions(arena: Arena) -> list[Callable[[dict], dict]]:
         return _told(arena.reveal(*_whose(asked)))
 
     def replay(asked: dict) -> dict:
-        return _standing(arena.replay(*_whose(asked)))
+        return standing_for_page(arena.replay(*_whose(asked)))
 
     return [in_words(question) for question in (start, go_on, news, stop, vote, reveal, replay)]
 
@@ -148,7 +150,7 @@ def _told(battle: Battle) -> dict:
 
 
 def _side(response: Response) -> dict:
-    head = tokens.lane_head(response.trace["settings"], response.lane)
+    head = lane_head(response.trace["settings"], response.lane)
     return {
         **head,
         "tokens": response.tokens,
@@ -162,7 +164,7 @@ def _side(response: Response) -> dict:
 def _turn(turn: Turn) -> dict:
     """In the form that the stage reads, its lanes named by their sides."""
     responses = {side: getattr(turn, side) for side in SIDES}
-    traces = {side: Trace.from_json(response.trace) for side, response in responses.items()}
+    traces = {side: from_record(response.trace) for side, response in responses.items()}
     heads = [{**_side(response), "name": side} for side, response in responses.items()]
     return {
         "prompt": turn.prompt,
@@ -182,18 +184,12 @@ def _parting(a: Trace, b: Trace) -> dict | None:
     return None if at is None else {"at": at + 1, "a": a.steps[at].text, "b": b.steps[at].text}
 
 
-def _standing(standing: Standing) -> dict:
+def standing_for_page(standing: Standing) -> dict:
     """How far a replay is, in words once it is over."""
-    words = ""
-    if standing.problem:
-        words = standing.problem
-    elif standing.differs is not None:
-        where = standing.differs
-        words = f"Not the same: {where.side.upper()} differs from token {where.token + 1} of turn {where.turn + 1} on."
-    elif standing.over:
-        words = f"The same, token for token: all {standing.of} of both sides."
-    if standing.changed and words:
-        words += " Since then, " + ", ".join(standing.changed) + "."
-    same = standing.over and standing.differs is None and not standing.problem
-    return {"over": standing.over or bool(standing.problem), "same": same, "done": standing.done, "of": standing.of,
-            "words": words}  # fmt: skip
+    return {
+        "over": standing.over or bool(standing.problem),
+        "same": standing.is_same,
+        "done": standing.done,
+        "of": standing.of,
+        "words": standing.words(),
+    }

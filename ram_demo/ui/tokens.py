@@ -8,10 +8,10 @@ import json
 from collections.abc import Iterable
 
 from ram_demo.decoding.trace import Step, Trace
-from ram_demo.request import BASE
 from ram_demo.runs import Run
+from ram_demo.views import lane_head
 
-SHOWN = 8  # candidates a token shows on the page; the trace keeps more
+SHOWN = 8  # candidates a token shows on the stage; the trace keeps more
 
 
 def lane_heads(run: Run) -> list[dict]:
@@ -19,31 +19,6 @@ def lane_heads(run: Run) -> list[dict]:
     if run.plan is None:
         return []
     return [lane_head(run.plan.record, lane) for lane in run.plan.record["lanes"]]
-
-
-def lane_head(record: dict, lane: str) -> dict:
-    """One pane's, from the settings as a trace keeps them. aligned: does anything weigh there?"""
-    aligners = record["lanes"][lane]
-    return {
-        "name": lane,
-        "title": "Base" if lane == BASE else lane,
-        "detail": _detail(aligners, record["modes"][lane]),
-        "tau": _tau(aligners),
-        "aligned": bool(aligners),
-    }
-
-
-def _detail(aligners: list[dict], mode: str) -> str:
-    if not aligners:
-        return "the proposal alone"
-    strengths = " + ".join(f"{aligner['beta']:g}" for aligner in aligners)
-    return f"strength {strengths}, {mode}"
-
-
-def _tau(aligners: list[dict]) -> float | None:
-    """The lane's gate, where its aligners share one."""
-    taus = {aligner["tau"] for aligner in aligners}
-    return taus.pop() if len(taus) == 1 else None
 
 
 def as_text(value: dict) -> str:
@@ -71,11 +46,7 @@ def trace_for_page(trace: Trace) -> dict:
 
 
 def step_for_page(step: Step) -> dict:
-    candidates = list(step.candidates)
-    shown = candidates[:SHOWN]
-    for token in (step.token, step.base_token):
-        if all(c.token != token for c in shown):
-            shown.append(next(c for c in candidates if c.token == token))
+    shown = step.candidates(SHOWN)
     return {
         "lane": step.lane,
         "i": step.index,
@@ -88,6 +59,7 @@ def step_for_page(step: Step) -> dict:
         "support": round(step.support, 4),
         "entropy": round(step.entropy, 3),
         "nucleus": step.nucleus,
+        "ranks": [step.rank_p, step.rank],
         "candidates": [[c.text, *(round(x, 5) for x in (c.p, c.q, c.weight))] for c in shown],
         "chosen": _place(shown, step.token),
         "base": _place(shown, step.base_token),

@@ -15,7 +15,7 @@ from ram_demo.votes.battles import (
 )
 from ram_demo.votes.columns import clean_text
 from ram_demo.votes.export import FORMATS, export, preferences
-from ram_demo.votes.importing import IMPORTS, read
+from ram_demo.votes.importing import IMPORTS, read, read_vote
 from ram_demo.votes.reading import Columns
 from ram_demo.votes.store import VoteStore
 from ram_demo.votes.styles import MARKS
@@ -41,4 +41,5 @@ __all__ = [
     "export",
     "preferences",
     "read",
+    "read_vote",
 ]

@@ -38,6 +38,14 @@ def read(file: Path, format: str) -> Iterator[VoteRow]:
     return (found for _, found in _votes(file, format))
 
 
+def read_vote(record: Any) -> VoteRow:
+    """One vote as our own jsonl has it, with its traces. Raises UserError."""
+    try:
+        return from_record(record)
+    except BadRecord as bad:
+        raise UserError(f"This vote cannot be read: {bad}.") from None
+
+
 def _votes(file: Path, format: str) -> Iterator[tuple[int, VoteRow | BadRecord]]:
     rows, parse = IMPORTS[format]
     seen: Counter[str] = Counter()

@@ -2,12 +2,18 @@
 is refused, and a page that others reach."""
 
 import json
+import re
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from ram_demo.evaluation.health import Finding
+from ram_demo.training.folder import RunFolder
+from ram_demo.training.recipe import Recipe
 from tests import tiny
 from tests.browser.conftest import App, ready, serve
 
@@ -97,6 +103,32 @@ def test_from_upload_to_compare_with_a_refresh_and_a_restart(place, examples, op
     expect(page.locator(".pane", has_text="mine").first).to_be_visible()
     page.wait_for_selector(".stage[data-state=ended]")
     second.close()
+
+
+def test_what_is_wrong_with_a_sampled_answer_stands_beside_it(place, open_page):
+    data, environment = place
+    markup = "<img src=x onerror=window.hacked=1>"
+    answer = {"prompt": "the tin", "base": "a hat", "aligned": f"it {markup} it", "done": "length", "kl": 0.5,
+              "gated_share": 0.0, "support": 0.9, "repetition": 0.3, "base_repetition": 0.0}  # fmt: skip
+    wrong = Finding("repetition", f"30% were said before: “{markup}”.", "Lower the strength.", (3, 8))
+    note = Finding("low support", "From token 3 on it is low.", "Raise top-p.", (2, 9), "note")
+    recipe = asdict(Recipe("made", "", "rows.jsonl", "none"))
+    folder = RunFolder.create(data / "runs" / "made", recipe, Path("rows.jsonl"), None)
+    folder.tell(kind="step", step=1, total=1, loss=2.0)
+    folder.sample(step=1, answers=[answer])  # as runs told it before there were these checks
+    folder.sample(step=2, answers=[{**answer, "health": [wrong.to_json(), note.to_json()]}])
+    server = serve(data, **environment)
+    page = open_page(next(server))
+    sample = page.locator(".board .sample")
+    expect(sample).to_have_count(1)
+    expect(sample.locator(".finding")).to_have_text([f"{f.kind}: {f.says} {f.advice}" for f in (wrong, note)])
+    expect(sample.locator(".finding").last).to_have_attribute("data-level", "note")
+    expect(page.locator(".board .advice .finding")).to_have_text(re.compile("repeat themselves: 30%"))
+    page.get_by_label("checkpoint").press("ArrowLeft")
+    expect(page.locator(".board .samples")).to_contain_text("Answers at step 1")
+    expect(sample.locator(".finding")).to_have_count(0)
+    assert page.evaluate("window.hacked") is None
+    server.close()
 
 
 @pytest.mark.parametrize(

@@ -87,12 +87,14 @@ class Bench:
         weighers = (Weigher(name, self.seats[name], beta, tau, (self.proposal, None)) for name, beta in choices)
         return Lane("+".join(name for name, _ in choices) or "base", tuple(weighers))
 
-    def generator(self, lanes, settings=None, end_ids=frozenset(), stop=None, keep=0, proposal=None, **changes):
+    def generator(
+        self, lanes, settings=None, end_ids=frozenset(), stop=None, keep=0, proposal=None, forced=(), **changes
+    ):
         settings = replace(settings or DecodingSettings(max_new_tokens=16), **changes)
         record = {"seed": settings.seed}
         decoder = plain_decode(self.tokenizer)
         model = proposal or self.proposal
-        return alone(compare(model, PROMPT, lanes, settings, record, end_ids, decoder, keep, stop))
+        return alone(compare(model, PROMPT, lanes, settings, record, end_ids, decoder, keep, stop, forced))
 
     def run(self, lanes, *args, **kwargs) -> Run:
         run = Run()

@@ -13,6 +13,10 @@ from tests.decoding import oracle
 LOGITS = st.lists(st.integers(-160, 160).map(lambda i: i / 16), min_size=1, max_size=40)
 
 
+def propose(logits, top_p, top_k, temperature=1.0):
+    return nucleus(torch.log_softmax(logits / temperature, -1), top_p, top_k)
+
+
 @settings(max_examples=150, deadline=None)
 @given(
     logits=LOGITS,
@@ -21,7 +25,7 @@ LOGITS = st.lists(st.integers(-160, 160).map(lambda i: i / 16), min_size=1, max_
     top_k=st.sampled_from([0, 0, 1, 2, 7, 1000]),
 )
 def test_the_smallest_set_that_reaches_top_p(logits, temperature, top_p, top_k):
-    ids, log_pt = nucleus(torch.tensor(logits), temperature, top_p, top_k)
+    ids, log_pt = propose(torch.tensor(logits), top_p, top_k, temperature)
     p = oracle.softmax(np.array(logits), temperature)
     kept = ids.tolist()
     assert len(set(kept)) == len(kept) >= 1
@@ -41,15 +45,15 @@ def test_the_smallest_set_that_reaches_top_p(logits, temperature, top_p, top_k):
 )
 def test_the_boundary_by_hand(top_p, members):
     """P = 1/4, 1/8, 1/2, 1/16, 1/16 in that order, all exact in binary."""
-    ids, log_pt = nucleus(torch.tensor([0.25, 0.125, 0.5, 0.0625, 0.0625]).log(), 1.0, top_p, 0)
+    ids, log_pt = propose(torch.tensor([0.25, 0.125, 0.5, 0.0625, 0.0625]).log(), top_p, 0)
     assert ids.tolist() == members
     assert float(log_pt.exp().sum()) == pytest.approx(1.0)
 
 
 def test_top_k_cuts_after_top_p():
     logits = torch.tensor([0.25, 0.125, 0.5, 0.125]).log()
-    assert nucleus(logits, 1.0, 0.9, 2)[0].tolist() == [2, 0]
-    assert nucleus(logits, 1.0, 0.3, 2)[0].tolist() == [2]
+    assert propose(logits, 0.9, 2)[0].tolist() == [2, 0]
+    assert propose(logits, 0.3, 2)[0].tolist() == [2]
 
 
 HEAD = HEADS[0]
@@ -60,7 +64,7 @@ HEAD = HEADS[0]
 def test_a_wide_nucleus_is_the_full_sort(top_p, top_k):
     # Far enough apart that rounding orders no two of them otherwise.
     logits = torch.linspace(-0.5, 0.5, 2000)[torch.randperm(2000, generator=torch.Generator().manual_seed(4))]
-    ids, log_pt = nucleus(logits, 1.0, top_p, top_k)
+    ids, log_pt = propose(logits, top_p, top_k)
     expected = oracle.nucleus(logits.numpy(), 1.0, top_p, top_k)
     assert len(expected) > HEAD or top_k == HEAD - 1 or top_p == 0.2
     assert ids.tolist() == expected
@@ -72,17 +76,17 @@ def test_a_wide_nucleus_is_the_full_sort(top_p, top_k):
 def test_top_p_of_one_keeps_every_token(size):
     """However unlikely: an aligner may want a token of which the proposal thinks little."""
     logits = torch.randn(size, generator=torch.Generator().manual_seed(0)) * 8
-    assert len(nucleus(logits, 1.0, 1.0, 0)[0]) == size
+    assert len(propose(logits, 1.0, 0)[0]) == size
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_logits_that_are_no_numbers_raise(bad):
     with pytest.raises(FloatingPointError):
-        nucleus(torch.tensor([0.0, bad, 1.0]), 1.0, 0.9, 0)
+        propose(torch.tensor([0.0, bad, 1.0]), 0.9, 0)
 
 
 def test_tokens_that_are_ruled_out_are_never_members():
-    ids, log_pt = nucleus(torch.tensor([0.0, -torch.inf, 1.0]), 1.0, 0.999, 0)
+    ids, log_pt = propose(torch.tensor([0.0, -torch.inf, 1.0]), 0.999, 0)
     assert ids.tolist() == [2, 0]
     assert torch.isfinite(log_pt).all()
 

@@ -12,9 +12,10 @@ import torch
 from ram_demo.decoding import sampling
 from ram_demo.decoding.decide import DecodingSettings, Lane
 from ram_demo.decoding.trace import Trace
+from ram_demo.models.lean import LeanModel
 from tests import tiny
 from tests.decoding import oracle
-from tests.decoding.conftest import PROMPT
+from tests.decoding.conftest import PROMPT, Bench
 
 MODES = ("product", "par", "ratio", "sis")
 SETTINGS = DecodingSettings(max_new_tokens=14, temperature=0.8, top_p=0.9, seed=3)
@@ -65,10 +66,10 @@ def check_step(step, context, lane: Lane, full_forward, settings: DecodingSettin
     assert step.gated == (bool(shut) and all(shut))
     assert step.nucleus == len(members)
     assert step.support == pytest.approx(q[members].sum(), abs=1e-4)
-    shown = [c.token for c in step.candidates]
+    shown = [c.token for c in step.candidates()]
     assert sorted(shown) == sorted(members)
     for name, expected in (("p", pt), ("q", q), ("weight", pi)):
-        np.testing.assert_allclose([getattr(c, name) for c in step.candidates], expected[shown], atol=1e-4)
+        np.testing.assert_allclose([getattr(c, name) for c in step.candidates()], expected[shown], atol=1e-4)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -110,9 +111,9 @@ def assert_same(one, other, tolerance: float = 1e-5) -> None:
     for a, b in zip(one, other, strict=True):
         for name in NUMBERS:
             assert getattr(a, name) == pytest.approx(getattr(b, name), abs=tolerance)
-        assert [c.token for c in a.candidates] == [c.token for c in b.candidates]
+        assert [c.token for c in a.candidates()] == [c.token for c in b.candidates()]
         for name in ("p", "q", "weight"):
-            values = ([getattr(c, name) for c in s.candidates] for s in (a, b))
+            values = ([getattr(c, name) for c in s.candidates()] for s in (a, b))
             np.testing.assert_allclose(*values, atol=tolerance)
 
 
@@ -256,12 +257,12 @@ def test_kept_candidates_are_the_weightiest_and_the_two_that_are_named(bench, ke
     whole = bench.run([bench.lane(("first", 1.0))], SETTINGS)
     few = bench.run([bench.lane(("first", 1.0))], SETTINGS, keep=keep)
     for every, kept in zip(whole.steps["first"], few.steps["first"], strict=True):
-        assert len(every.candidates) == every.nucleus
-        by_weight = sorted(every.candidates, key=lambda c: -max(c.p, c.weight))
+        assert len(every.candidates()) == every.nucleus
+        by_weight = sorted(every.candidates(), key=lambda c: -max(c.p, c.weight))
         named = {every.token, every.base_token}
         expected = {c.token for c in by_weight[:keep]} | named
-        assert {c.token for c in kept.candidates} == expected
-        weights = [c.weight for c in kept.candidates]
+        assert {c.token for c in kept.candidates(keep)} == expected
+        weights = [c.weight for c in kept.candidates(keep)]
         assert weights == sorted(weights, reverse=True)
 
 
@@ -281,10 +282,10 @@ class Watched:
         self.rows.extend(weakref.ref(thing) for thing in (rows, rows.cache))
         return rows
 
-    def prefill(self, ids, adapters, room):
+    def prefill(self, ids, adapters, room, is_branch=False):
         self.prefills += 1
         self.widths.append(len(adapters))
-        logits, rows = yield from self.model.prefill(ids, adapters, room)
+        logits, rows = yield from self.model.prefill(ids, adapters, room, is_branch)
         return logits, self._remember(rows)
 
     def step(self, tokens, groups):
@@ -407,3 +408,47 @@ def test_two_runs_interleaved_do_not_meet(bench):
         if not isinstance(mine, Trace):
             tokens.append([step.token for step in mine])
     assert [t[1] for t in tokens] == alone.tokens("first")
+
+
+# Branches -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_forced_beginning_is_gone_on_from_as_if_it_had_been_said(bench, full_forward):
+    """Against whole forwards over prompt, forced tokens and what came: positions, noise and penalty go on."""
+    lane = bench.lane(("first", 1.0))
+    forced = (90, 91, 12)
+    run = bench.run([bench.lane(), lane], SETTINGS, forced=forced)
+    assert [step.index for step in run.steps["first"]] == list(range(3, SETTINGS.max_new_tokens))
+    context = [*PROMPT, *forced]
+    for step in run.steps["first"]:
+        check_step(step, context, lane, full_forward, SETTINGS)
+        context.append(step.token)
+    assert run.traces["first"].text == bench.tokenizer.decode([*forced, *run.tokens("first")])
+
+
+def test_forcing_what_would_have_been_said_changes_nothing(bench):
+    whole = bench.run([bench.lane(), bench.lane(("first", 1.0))], SETTINGS)
+    said = whole.tokens("first")
+    branch = bench.run([bench.lane(("first", 1.0))], SETTINGS, forced=said[:5])
+    assert branch.tokens("first") == said[5:]
+    assert branch.traces["first"].text == whole.traces["first"].text
+
+
+def test_a_branch_reads_nothing_that_was_kept(folders, monkeypatch):
+    """A branch from either lane's answer reads its last token alone, through both of that lane's seats."""
+    bench = Bench(folders, LeanModel)
+    whole = bench.run([bench.lane(), bench.lane(("first", 1.0))], SETTINGS)
+    fresh = Bench(folders, LeanModel)
+    read = []
+    forward = bench.proposal._forward
+
+    def count(parts, is_prompt):
+        if is_prompt:
+            read.append([tokens.shape[1] for tokens, _ in parts])
+        return forward(parts, is_prompt)
+
+    monkeypatch.setattr(bench.proposal, "_forward", count)
+    forced = [*whole.tokens("first")[:6], 99]
+    branch = bench.run([bench.lane(("first", 1.0))], SETTINGS, forced=forced)
+    assert read == [[1]], "one token, through the bare model and the adapter together"
+    assert branch.tokens("first") == fresh.run([fresh.lane(("first", 1.0))], SETTINGS, forced=forced).tokens("first")

@@ -222,7 +222,7 @@ def test_support_is_what_the_aligner_has_inside_the_nucleus():
     members = oracle.nucleus(P, 1.4, 1.0, 3)
     assert choice.support == pytest.approx(oracle.softmax(STRONG, 0.7)[members].sum(), abs=1e-6)
     assert choice.ids.tolist() == members
-    np.testing.assert_allclose(choice.log_q.exp(), oracle.softmax(STRONG, 0.7)[members], rtol=1e-5)
+    np.testing.assert_allclose(choice.log_q[0][choice.ids].exp(), oracle.softmax(STRONG, 0.7)[members], rtol=1e-5)
     np.testing.assert_allclose(
         choice.log_pt.exp(), oracle.restricted(oracle.softmax(P, 1.4), members)[members], rtol=1e-5
     )

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from ram_demo.decoding.trace import Candidate, Monitor, Step, Trace, first_difference
+from ram_demo.decoding.trace import Monitor, first_difference
+from tests import traces
 
 STEP_KEYS = {
     "lane", "index", "token", "text", "kl", "gated", "nucleus", "support", "entropy", "base_token", "ms", "candidates"
@@ -14,47 +15,37 @@ DONE_KEYS = {
 }  # fmt: skip
 
 
-def step(**changes) -> Step:
-    values = {
-        "lane": "concise", "index": 0, "token": 5, "text": "a", "kl": 0.5, "gated": False, "nucleus": 3, "support": 0.9,
-        "entropy": 0.3, "base_token": 6, "push": 0.1, "ms": 20.0, "candidates": (Candidate(5, "a", 0.5, 0.4, 0.6),),
-    }  # fmt: skip
-    return Step(**{**values, **changes})
-
-
-def trace(*steps: Step) -> Trace:
-    return Trace("concise", "eos", "a", 12.0, 80.0, {"seed": 7, "mode": "product"}, steps)
-
-
 def test_a_step_holds_the_contracts_keys():
-    record = json.loads(json.dumps(step().to_json()))
+    record = json.loads(json.dumps(traces.step().to_json()))
     assert record.keys() >= STEP_KEYS
-    assert record["candidates"] == [{"token": 5, "text": "a", "p": 0.5, "q": 0.4, "weight": 0.6}]
+    (candidate,) = record["candidates"]
+    assert candidate == {"token": 5, "text": "<5>", "p": pytest.approx(0.5), "q": pytest.approx(0.4), "weight": 0.6}
     assert "monitors" not in record
 
 
 def test_a_composed_lane_tells_each_aligners_gate():
-    record = step(monitors=(Monitor("a", 0.1, True, 0.5), Monitor("b", 0.2, False, 0.6))).to_json()
+    record = traces.step(monitors=(Monitor("a", 0.1, True, 0.5), Monitor("b", 0.2, False, 0.6))).to_json()
     assert record["monitors"][1] == {"aligner": "b", "kl": 0.2, "gated": False, "support": 0.6}
 
 
+def test_a_step_lists_the_weightiest_by_p_or_weight_and_the_two_it_names():
+    slate = traces.slate((1, 0.1, 0.1, 0.6), (2, 0.1, 0.1, 0.2), (3, 0.05, 0.1, 0.15), (4, 0.5, 0.1, 0.05))
+    listed = traces.step(token=3, base_token=4, slate=slate).candidates(2)
+    assert [c.token for c in listed] == [1, 3, 4], "4 is the proposal's own first choice, 3 was drawn"
+
+
 def test_a_lanes_end_holds_the_contracts_keys():
-    record = json.loads(json.dumps(trace(step(), step(kl=0.1, gated=True)).summary()))
+    made = traces.trace("concise", [5, 6], [("concise", 1.0)])
+    record = json.loads(json.dumps(made.summary()))
     assert record.keys() == DONE_KEYS
-    assert record["tokens"] == 2
-    assert record["seed"] == 7
+    assert (record["tokens"], record["seed"]) == (2, 7)
     assert record["gated_share"] == 0.5
-    assert record["mean_kl"] == pytest.approx(0.3)
-
-
-def test_a_trace_is_its_end_and_its_steps():
-    record = trace(step()).to_json()
-    assert record["steps"] == [step().to_json()]
-    assert {**trace(step()).summary(), "steps": record["steps"]} == record
+    assert record["mean_kl"] == pytest.approx(0.5)
 
 
 def test_a_lane_without_steps_has_shares_of_nothing():
-    assert (trace().gated_share, trace().mean_kl) == (0.0, 0.0)
+    made = traces.trace("base", [])
+    assert (made.gated_share, made.mean_kl) == (0.0, 0.0)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from ram_demo.evaluation import answers
 
 
 def trace(text: str, tokens: int, done: str) -> Trace:
-    steps = tuple(Step("a", i, i, "", 0.0, False, 1, 1.0, 0.0, i, 0.0, 1.0, ()) for i in range(tokens))
+    steps = tuple(Step("a", i, i, "", 0.0, False, 1, 1.0, 0.0, i, 0.0, 1.0) for i in range(tokens))
     return Trace("a", done, text, 1.0, 1.0, {"seed": 1}, steps)
 
 

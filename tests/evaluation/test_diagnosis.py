@@ -2,6 +2,7 @@
 
 import pytest
 
+from ram_demo.evaluation import health
 from ram_demo.evaluation.diagnosis import diagnose
 
 
@@ -51,6 +52,19 @@ def test_each_signature_says_what_to_try(events, samples, kind):
 
 def test_a_base_that_repeats_itself_excuses_the_aligner():
     assert kinds(run(FALLING), sample(repetition=0.4, base_repetition=0.4)) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "fault", "sound"),
+    [
+        ("repetition", health.REPEATED + 0.03, health.REPEATED + 0.01),  # the base's own is 0.02
+        ("support", health.LOW_SUPPORT - 0.01, health.LOW_SUPPORT),
+        ("kl", health.UNMOVED / 2, health.UNMOVED),
+    ],
+)
+def test_answers_are_held_to_the_thresholds_that_a_single_one_is_held_to(name, fault, sound):
+    assert len(kinds(run(FALLING), sample(**{name: fault}))) == 1
+    assert kinds(run(FALLING), sample(**{name: sound})) == []
 
 
 def test_only_the_newest_answers_count():

@@ -5,12 +5,13 @@ import json
 import pytest
 
 from ram_demo.decoding.loop import Waiting
-from ram_demo.decoding.trace import Candidate, Step, Trace
+from ram_demo.decoding.record import to_record
 from ram_demo.errors import StorageError, UserError
 from ram_demo.exchange import News
 from ram_demo.replay import Difference, Standing
 from ram_demo.ui.arena import questions
 from ram_demo.votes import Ballot, Battle, Response
+from tests import traces
 
 WHO = {"battle": "b" * 32, "session": "0" * 32}
 
@@ -18,18 +19,11 @@ WHO = {"battle": "b" * 32, "session": "0" * 32}
 def answer(name: str, beta: float, tokens: list[int]) -> Response:
     """An answer of a lane; an empty name is the base's."""
     lane = name or "base"
-    aligners = [{"name": name, "beta": beta, "tau": None, "revision": "r"}] if name else []
-    record = {"lanes": {lane: aligners}, "modes": {lane: "product"}, "seed": 5}
-    steps = tuple(
-        Step(lane, i, t, f"<{t}>", 0.5, i == 0, 2, 0.9, 0.1, t, 0.0, 1.0, (Candidate(t, f"<{t}>", 0.5, 0.5, 1.0),))
-        for i, t in enumerate(tokens)
-    )
-    text = "".join(step.text for step in steps)
-    trace = Trace(lane, "eos", text, 9.0, 80.0, record, steps)
+    trace = traces.trace(lane, tokens, [(name, beta)] if name else [], seed=5)
     numbers = (trace.gated_share, trace.mean_kl) if name else (None, None)
     label = f"{name}:{beta:g}" if name else ""
-    kept = json.loads(json.dumps(trace.to_json()))
-    return Response(lane, label, "r" if name else "", text, "eos", len(steps), 9.0, 80.0, *numbers, kept)
+    kept = json.loads(json.dumps(to_record(trace)))
+    return Response(lane, label, "r" if name else "", trace.text, "eos", len(tokens), 9.0, 80.0, *numbers, kept)
 
 
 class Told:
@@ -125,9 +119,9 @@ def test_answers_of_which_one_begins_the_other_never_part():
     ("standing", "over", "same", "words"),
     [
         (Standing(False, 3, 9, None, (), ""), False, False, ""),
-        (Standing(True, 9, 9, None, (), ""), True, True, "The same, token for token: all 9 of both sides."),
+        (Standing(True, 9, 9, None, (), ""), True, True, "The same, token for token: all 9."),
         (
-            Standing(True, 9, 9, Difference("b", 1, 3), ("the aligner x has other weights",), ""),
+            Standing(True, 9, 9, Difference(1, "b", 3), ("the aligner x has other weights",), ""),
             True,
             False,
             "Not the same: B differs from token 4 of turn 2 on. Since then, the aligner x has other weights.",

@@ -2,13 +2,14 @@
 
 import json
 
-from ram_demo.decoding.trace import Candidate, Step
+from ram_demo.decoding.trace import Step
 from ram_demo.ui.tokens import SHOWN, as_text, step_for_page
+from tests import traces
 
 
 def step(token: int, base: int, candidates: int, text: str = "x") -> Step:
-    listed = tuple(Candidate(i, f"<{i}>", 0.1, 0.2, 0.3) for i in range(candidates))
-    return Step("one", 3, token, text, 0.5, token == 1, 9, 0.8, 1.0, base, 0.25, 12.0, listed)
+    listed = traces.slate(*((i, 0.1, 0.2, 0.3) for i in range(candidates)))
+    return traces.step(token=token, base_token=base, text=text, slate=listed)
 
 
 def test_the_token_drawn_and_the_bases_are_always_among_those_shown():
