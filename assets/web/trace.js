@@ -20,15 +20,14 @@ const TRACE_NUMBERS = {
 
 // A whole record. Returns the lane; see `openTrace`.
 function decodeTrace(record) {
+  if (record?.version !== 1) throw traceError(`its version is ${record?.version}, and this page reads version 1`);
   const lane = openTrace(record);
   appendSteps(lane, record);
   return lane;
 }
 
-// A lane without steps, from a record's head: its `version`, `lane` and `settings`; the rest may follow at the end.
+// A lane without steps, from a record's `lane` and `settings`; the rest of its head may follow at the end.
 function openTrace(head) {
-  if (!head || typeof head !== "object") throw traceError("it is not an object");
-  if (head.version !== 1) throw traceError(`its version is ${head.version}, and this page reads version 1`);
   const settings = head.settings;
   const weighers = traceOwn(settings?.lanes, head.lane);
   if (!Array.isArray(weighers)) throw traceError("its settings do not name its lane's aligners");
@@ -54,9 +53,9 @@ function openTrace(head) {
   };
 }
 
-// The end of a lane whose steps came in parts: the record's head, complete.
+// The end of a lane whose steps came in parts: the rest of its head.
 function endTrace(lane, head) {
-  if (openTrace(head).name !== lane.name) throw traceError(`${head.lane} ended, and this is ${lane.name}`);
+  if (head.lane !== lane.name) throw traceError(`${head.lane} ended, and this is ${lane.name}`);
   lane.head = head;
 }
 
@@ -187,7 +186,7 @@ function traceNumbers(columns, name, size) {
 }
 
 // Of each step, what each aligner's own gate saw (7). Where there is one aligner, the step's numbers are its own. KL is
-// written in the fewest digits that tell its float32: as that it is compared with thresholds here, as it was in the run.
+// written in the fewest digits that tell its float32; as that it is compared with thresholds, as in the run.
 function traceMonitors(lane, steps, numbers, size) {
   const keys = ["kl", "gated", "support"];
   const columns = lane.aligners.map((name) => {

@@ -107,6 +107,26 @@ def rank(values, step: dict) -> int:
     return 1 + sum(value > mine for value in inside)
 
 
+def by_hand(**changes) -> dict:
+    """Three candidates: the proposal likes 10, the aligner 11, and the noise 12."""
+    step = {
+        "id": [11, 10, 12],
+        "inside": 3,
+        "log_p": np.log([0.3, 0.6, 0.1]),
+        "log_q": {"one": np.log([0.6, 0.1, 0.3])},
+        "log_q0": {"one": np.log([0.6, 0.2, 0.2])},
+        "noise": np.zeros(3),
+        "draws": np.array([1, 2, 0]),
+        "weight": np.array([0.667, 0.222, 0.111]),
+        "kl": {"one": 0.5},
+        "mass": 1.0,
+        "compose": 0.0,
+        "token": 11,
+        "base_token": 10,
+    }
+    return {**step, **changes}
+
+
 def random_steps(seed: int, aligners: list[dict], mode: str, temperature: float, count: int, vocab: int = 24) -> list:
     """Steps over a small vocabulary with everything kept: all of N, by weight, and three tokens beyond it."""
     rng = np.random.default_rng(seed)

@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from tests.web.records import aligner, record
-from tests.web.test_whatif import by_hand
+from tests.web.records import aligner, by_hand, record
 
 ONE = [aligner("one")]
 TWO = {
