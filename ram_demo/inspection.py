@@ -73,7 +73,7 @@ class Inspector:
             "state": news.state,
             "note": news.note,
             "heard": news.heard,
-            "lanes": [views.lane_head(record, lane) for lane in record.get("lanes", ())] if heard == 0 else [],
+            "lanes": [_head(record, lane) for lane in record.get("lanes", ())] if heard == 0 else [],
             "parts": [_part(lane, list(steps), record) for lane, steps in each],
             "ended": [trace.summary() for trace in news.traces],
         }
@@ -135,6 +135,10 @@ class Inspector:
     def follow(self, link: str, session: str) -> str:
         """Begin to answer what a link carries. Returns the replay's id. Raises UserError for what is no link."""
         return self._begin(_linked(link), session)
+
+
+def _head(record: dict, lane: str) -> dict:
+    return {**views.lane_head(record, lane), "settings": record}
 
 
 def _part(lane: str, steps: Sequence[Step], record: dict) -> dict:

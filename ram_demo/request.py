@@ -23,7 +23,7 @@ RANGES = {
     "top_p": (0.01, 1, "top-p"),
     "top_k": (0, 1_000_000, "top-k"),
     "repetition_penalty": (0.5, 5, "the repetition penalty"),
-    "seed": (0, 2**63 - 1, "the seed"),
+    "seed": (0, 2**53 - 1, "the seed"),  # above it not every reader of JSON reads the same number
     "max_new_tokens": (1, 4096, "the length"),
 }
 WHOLE = ("candidates", "top_k", "seed", "max_new_tokens")

@@ -27,7 +27,7 @@ from ram_demo.pairing import Pair
 from ram_demo.request import Choice, Request
 from ram_demo.votes import SIDES, Ballot, VoteStore, clean_text
 from ram_demo.workbench import Workbench
-from tests import tiny, tiny_workbench
+from tests import tiny, tiny_workbench, traces
 from tests.tiny_workbench import PATIENCE, Opened, Paced
 
 one_thread = tiny_workbench.one_thread
@@ -475,7 +475,7 @@ def test_a_replay_finds_what_is_not_the_same(arena, store, drawn, tmp_path, monk
     def tampered(*asked):
         kept = reveal(*asked)
         trace = kept.later[0].b.trace
-        trace["steps"]["token"][3] += 1
+        traces.change(trace, 3)
         trace["settings"]["precision"] = "int3"
         return kept
 

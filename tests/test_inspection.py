@@ -18,7 +18,7 @@ from ram_demo.request import Choice, Request
 from ram_demo.runs import Runs
 from ram_demo.votes import VoteStore, export
 from ram_demo.workbench import Workbench
-from tests import tiny, tiny_workbench
+from tests import tiny, tiny_workbench, traces
 from tests.tiny_workbench import PATIENCE, Opened
 
 one_thread = tiny_workbench.one_thread
@@ -204,7 +204,7 @@ def test_a_view_is_answered_again_token_for_token(inspector, view):
 def test_a_replay_says_what_differs(inspector, view):
     changed = copy.deepcopy(view)
     trace = lane(changed, "a+b")["trace"]
-    trace["steps"]["token"][7] += 1
+    traces.change(trace, 7)
     trace["settings"]["lanes"]["a+b"][1]["revision"] = "another"
     told = again(inspector, inspector.replay(changed, "me"))
     assert told.words() == (

@@ -53,7 +53,7 @@ def test_any_other_text_is_a_prompt(prompt):
         ("top_p", 0.05, 1.0, [0, -0.5, 1.0001, float("nan")]),
         ("top_k", 0, 1000, [-1, 0.5, float("nan")]),
         ("repetition_penalty", 1.0, 2.0, [0, -1, float("nan"), float("inf")]),
-        ("seed", 0, 2**63 - 1, [-1, 2**63, 10**400, 0.5, float("nan")]),
+        ("seed", 0, 2**53 - 1, [-1, 2**53, 10**400, 0.5, float("nan")]),
         ("max_new_tokens", 1, 1024, [0, -1, 10**9, 10**400, 1.5]),
     ],
 )

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from ram_demo.decoding.decide import DecodingSettings
+from ram_demo.decoding.record import from_record
 from ram_demo.decoding.trace import Slate, Step, Trace
 
 
@@ -47,3 +48,9 @@ def trace(lane: str, tokens: Sequence[int], aligners: Sequence[tuple[str, float]
     steps = tuple(step(lane, i, token, gated=i == 0) for i, token in enumerate(tokens))
     text = "".join(step.text for step in steps)
     return Trace(lane, "eos", text, 9.0, 80.0, settings(lane, aligners, **changes), steps)
+
+
+def change(record: dict, at: int) -> None:
+    """Make a written trace say that it drew another one of a step's candidates."""
+    made = from_record(record).steps[at]
+    record["steps"]["token"][at] = next(i for i in made.slate.ids[: made.slate.inside] if i != made.token)

@@ -137,10 +137,10 @@ def _steps(record: dict, lane: str, seats: Sequence[str]) -> Iterator[Step]:
         for name in (seats if monitors else ())
     ]
     count, inside = (_column(packed, name, int, n) for name in ("count", "inside"))
-    if any(not 0 <= few <= many for few, many in zip(inside, count, strict=True)) or sum(count) > MOST_CANDIDATES:
+    if any(not 0 < few <= many for few, many in zip(inside, count, strict=True)) or sum(count) > MOST_CANDIDATES:
         raise UserError("This trace's candidates do not fit its steps.")
     total = sum(count)
-    flat = {name: _unpack(_get(packed, name, str), dtype, total) for name, dtype in COLUMNS.items()}
+    flat = {name: _unpack(_get(packed, name, str), dtype, total, name == "noise") for name, dtype in COLUMNS.items()}
     texts = [_get(words, str(i), str) for i in flat["id"]]
     log_q = [_unpack(_get(_get(packed, "log_q", dict), name, str), "<f4", total) for name in seats]
     known = _get(packed, "log_q0", dict)
@@ -148,6 +148,9 @@ def _steps(record: dict, lane: str, seats: Sequence[str]) -> Iterator[Step]:
     at = 0
     for i in range(n):
         here = slice(at, at := at + count[i])
+        in_nucleus = flat["id"][here][: inside[i]]
+        if not {numbers["token"][i], numbers["base_token"][i]} <= set(in_nucleus) or not numbers["mass"][i] > 0:
+            raise UserError(f"This trace cannot be read: step {i + 1} does not list what it drew.")
         yield Step(
             lane=lane,
             index=first + i,
@@ -185,12 +188,13 @@ def _column(record: dict, name: str, kind: type, length: int | None) -> list:
     return [_get({name: value}, name, kind) for value in values]
 
 
-def _unpack(text: str, dtype: str, length: int) -> list:
+def _unpack(text: str, dtype: str, length: int, may_lack: bool = False) -> list:
     try:
         found = np.frombuffer(base64.b64decode(text, validate=True), dtype)
     except (binascii.Error, ValueError):
         found = None
-    if found is None or len(found) != length or np.isposinf(found).any():
+    is_whole = found is not None and len(found) == length
+    if not is_whole or np.isposinf(found).any() or (np.isnan(found).any() and not may_lack):
         raise UserError("This trace cannot be read: a column of its candidates is broken.")
     return found.tolist()
 
