@@ -6,13 +6,6 @@ const at = (selector) => room.querySelector(selector);
 const CHOICES = { a: "A is better", b: "B is better", tie: "tie", both_bad: "both bad" };
 let skip = 0;
 
-const make = (tag, className, text) => {
-  const node = document.createElement(tag);
-  if (className) node.className = className;
-  if (text !== undefined) node.textContent = text;
-  return node;
-};
-
 async function ask(question, more) {
   try {
     return (await server[question]({ token: at("input").value, ...more })) ?? { error: "The server did not answer." };

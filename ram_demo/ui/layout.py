@@ -86,7 +86,7 @@ def launch_options(settings: Settings) -> dict:
         "server_name": settings.host,
         "server_port": settings.port,
         "theme": THEME,
-        "css": web("page.css") + web("leaderboard.css"),
+        "css": web("colours.css") + web("page.css") + web("leaderboard.css"),
         "share": False,
         "ssr_mode": False,
         "strict_cors": True,

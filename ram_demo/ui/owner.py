@@ -28,7 +28,7 @@ def build(store: VoteStore, guard: Guard) -> None:
         gr.HTML(
             tokens.as_text({"asks": guard.is_needed, "shown": SHOWN, "longest": LONGEST_WHY}),
             html_template=web("owner.html"),
-            js_on_load=web("owner.js"),
+            js_on_load=web("nodes.js") + web("owner.js"),
             elem_id="owner",
             label="owner",
             server_functions=questions(store, guard),
