@@ -12,7 +12,11 @@ const PAUSES_S = [1, 2, 4, 8, 15, 30]; // before a vote that was not saved is se
 const KEPT_VOTE = "ram-demo-vote"; // a vote that is not saved yet survives a reload of the page
 
 const session = ownSession();
-const stageProps = { value: '{"run": null}' };
+// The Inspector is opened on a battle's turn, and by the session that fought it.
+const stageProps = {
+  value: '{"run": null}',
+  door: (shown) => ({ battle, turn: Number(shown.split(":")[1]) }),
+};
 let showRun; // tells the stage to look at its value again
 let battle = null; // its id
 let turns = []; // of each: {a, b} -> {text: the node, raw: what was said}

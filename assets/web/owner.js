@@ -37,6 +37,7 @@ function article(vote) {
   for (const side of ["a", "b"]) answers.append(answer(vote, side));
   const said = [...vote.reasons, ...(vote.comment ? [`“${vote.comment}”`] : [])];
   if (vote.seconds !== null) said.push(`read for ${Math.round(vote.seconds)} s`);
+  head.append(button("plain", "Inspect", () => openInspector({ battle: vote.battle, token: at("input").value })));
   box.append(head, make("p", "prompt", vote.prompt), answers, make("p", "reasons", said.join(" · ")), word(vote));
   return box;
 }

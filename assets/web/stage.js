@@ -304,6 +304,7 @@ function hear(news) {
   new Set(news.steps.map((step) => step.lane)).forEach((name) => progress(lanes.get(name)));
   news.traces.forEach(close);
   const over = news.state === "ended" || news.state === "failed";
+  part("door").hidden = !(over && [...lanes.values()].some((lane) => lane.steps.length));
   if (lanes.size && (over || performance.now() - drawn > DRAW_MS)) {
     timeline();
     drawn = performance.now();
@@ -337,11 +338,13 @@ function update(value) {
   if (value.run === run) return;
   run = value.run;
   stage.dataset.run = run || "";
+  part("door").hidden = true;
   clear();
   say(run ? "opening" : "empty", run ? "Getting ready…" : "");
   if (run) follow(run);
 }
 
+part("door").onclick = () => openInspector(props.door ? props.door(run) : { run });
 colourChoice(part("colour-place"), quantity, chooseColour);
 chooseColour(quantity);
 new ResizeObserver(() => timeline()).observe(part("panes"));
