@@ -118,6 +118,8 @@ function stepView(place, { branch, move, leave, mayBranch }) {
       const row = button("row" + (j === step.chosen ? " chosen" : "") + (j >= step.inside ? " outside" : ""), undefined, () => branch(lane, step.index, id, text));
       row.tabIndex = j ? -1 : 0;
       const name = make("span", "name", quoted(text));
+      // Parts of characters look alike, so they are told apart by their number.
+      if (!text || text.includes("\ufffd")) name.append(make("small", "", `#${id}`));
       tags.forEach((tag) => name.append(make("em", tag.replace(" ", "-"), tag)));
       if (j >= step.inside) name.append(make("em", "", "not proposed"));
       const bars = make("span", "set");

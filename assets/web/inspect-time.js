@@ -3,6 +3,8 @@
 
 const LINES = ["kl", "push", "weight", "support", "entropy", "rank"]; // of QUANTITIES, those that make a line
 
+const HUES = ["var(--bar-w)", "var(--bar-q)", ...COLOURS.slice(2)]; // those of plot.js, lighter in the dark
+
 function timeline(place, { choose, drag }) {
   let lanes = [];
   let quantity = "kl";
@@ -25,7 +27,11 @@ function timeline(place, { choose, drag }) {
 
   // Aligned lanes; of what the base has too, every lane.
   const drawable = () => lanes.filter((lane) => lane.trace.steps.length && (lane.aligned || !["kl", "push", "rank"].includes(quantity)));
-  const hue = (lane) => (lane.aligned ? COLOURS[lanes.filter((each) => each.aligned).indexOf(lane) % COLOURS.length] : "#8a94a6");
+  const hue = (lane) => (lane.aligned ? HUES[lanes.filter((each) => each.aligned).indexOf(lane) % HUES.length] : "var(--bar-p)");
+  const paint = (node, property, lane) => {
+    node.style[property] = hue(lane); // not as an attribute: a saved page allows no style but its sheet's
+    return node;
+  };
 
   function show(all) {
     lanes = all;
@@ -63,7 +69,7 @@ function timeline(place, { choose, drag }) {
     plot.append(gates);
     shown.forEach((lane, n) => {
       const points = values[n].map((v, k) => `${x(lane.trace.first + k).toFixed(1)},${y(v).toFixed(1)}`);
-      plot.append(draw("polyline", { points: points.join(" "), stroke: hue(lane) }));
+      plot.append(paint(draw("polyline", { points: points.join(" ") }), "stroke", lane));
       const name = make("span", "line-key", lane.title);
       name.style.setProperty("--line", hue(lane));
       names.append(name);
@@ -95,12 +101,12 @@ function timeline(place, { choose, drag }) {
         spans.push(`M${left.toFixed(1)} ${EDGE.top}H${right.toFixed(1)}V${HEIGHT - EDGE.bottom}H${left.toFixed(1)}z`);
       }
       any ||= spans.length > 0;
-      if (spans.length) gates.append(draw("path", { class: "span", d: spans.join(""), fill: hue(lane) }));
+      if (spans.length) gates.append(paint(draw("path", { class: "span", d: spans.join("") }), "fill", lane));
       if (quantity !== "kl") continue;
       for (const tau of thresholds(lane)) {
         const at = Math.max(EDGE.top, y(tau));
         const ends = { x1: EDGE.left, x2: width - EDGE.right, y1: at, y2: at };
-        gates.append(draw("line", { class: "threshold", stroke: hue(lane), ...ends }));
+        gates.append(paint(draw("line", { class: "threshold", ...ends }), "stroke", lane));
         if (lane.tries) gates.append(draw("line", { class: "handle", "data-lane": lane.at, ...ends }));
       }
     }
@@ -181,8 +187,8 @@ function tokenTable(details, { choose }) {
     ["KL", (step) => step.kl.toFixed(3)],
     ["gated", (step) => (step.gated ? "yes" : "")],
     ["weight", (step) => percent(step.weight[step.chosen])],
-    ["rank by P", (step) => String(step.rankP)],
-    ["by weight", (step) => String(step.rank)],
+    ["P rank", (step) => String(step.rankP)],
+    ["rank", (step) => String(step.rank)],
     ["support", (step) => percent(step.support)],
     ["entropy", (step) => step.entropy.toFixed(2)],
     ["nucleus", (step) => String(step.nucleus)],

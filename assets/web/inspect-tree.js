@@ -37,6 +37,7 @@ function rootless(trace) {
 function branches(place, ballot, { ask, shown, grew, say }) {
   let nodes = []; // of every turn the root, then the branches in the order in which they were made
   let now = null;
+  let isBeside = false; // is the answer that a branch left shown beside it
 
   function open(view) {
     nodes.forEach((node) => (node.gone = true));
@@ -53,7 +54,15 @@ function branches(place, ballot, { ask, shown, grew, say }) {
     now = node;
     list();
     vote();
-    shown(node, at);
+    shown(node, isBeside && node.parent ? [...node.lanes, before(node)] : node.lanes, at);
+  }
+
+  // The lane that a branch left, to stand as one more beside its own.
+  function before(node) {
+    const stem = node.parent.lanes.find((lane) => lane.name === node.lane);
+    const lane = { ...stem, name: "before:", title: `before: ${stem.title}`, at: node.lanes.length, of: node.parent };
+    settle(lane);
+    return lane;
   }
 
   // Beginning one ----------------------------------------------------------------------------------------------------
@@ -62,12 +71,12 @@ function branches(place, ballot, { ask, shown, grew, say }) {
   async function grow(lane, at, token, tries = null) {
     const forced = Array.from({ length: at }, (_, i) => tokenAt(lane, i).token);
     if (token !== null) forced.push(token);
-    const parent = now;
+    const parent = lane.of ?? now;
     const { settings, name } = lane.trace;
     say("Going back to that token…");
     const answer = await ask("begin", { prompt: parent.prompt, history: lane.history, settings, lane: name, forced, ...tries });
     if (answer.error) return say(answer.error, true);
-    const node = { parent, turn: parent.turn, lane: lane.name, at, token, prompt: parent.prompt, lanes: [], run: answer.run, state: "opening", tried: tries };
+    const node = { parent, turn: parent.turn, lane: parent === now ? lane.name : now.lane, at, token, prompt: parent.prompt, lanes: [], run: answer.run, state: "opening", tried: tries };
     node.text = token === null ? null : (lane.trace.words.get(token) ?? tokenAt(lane, at).lane.trace.words.get(token) ?? "");
     node.history = lane.history;
     nodes.push(node);
@@ -164,8 +173,17 @@ function branches(place, ballot, { ask, shown, grew, say }) {
     };
     const roots = make("ul");
     roots.append(item(nodes[now.turn]));
-    const back = button("plain undo", "Undo the last branch", undo);
-    place.replaceChildren(make("h3", "", "Branches"), roots, back);
+    const acts = make("div", "acts");
+    if (now.parent) {
+      const aside = button("plain beside", "Beside what was said before", () => {
+        isBeside = !isBeside;
+        go(now, "keep");
+      });
+      aside.setAttribute("aria-pressed", String(isBeside));
+      acts.append(aside);
+    }
+    acts.append(button("plain undo", "Undo the last branch", undo));
+    place.replaceChildren(make("h3", "", "Branches"), roots, acts);
   }
 
   function named(node) {

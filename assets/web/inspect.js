@@ -101,9 +101,9 @@ async function readFile(file) {
 // Showing a node ------------------------------------------------------------------------------------------------------
 
 // at: the token to look at then, [lane's name, i], "keep" for the one looked at now, or null for where the lanes part.
-function shown(node, where) {
+function shown(node, all, where) {
   const was = looked && [looked.lane.name, looked.i];
-  lanes = node.lanes;
+  lanes = all;
   looked = null;
   about(null);
   texts.lay(lanes);
@@ -114,10 +114,14 @@ function shown(node, where) {
   at(".turns").replaceChildren(...turnTabs(node.turn));
   tell(node);
   const parted = mark();
-  const [name, i] = (where === "keep" ? was : where) ?? parted ?? [lanes.at(-1)?.name, node.at ?? 0];
+  const own = node.lanes.at(-1);
+  const [name, i] = (where === "keep" ? was : where) ?? parted ?? [own?.name, node.at ?? 0];
   line.show(lanes);
-  lanes.forEach(show);
-  const lane = lanes.find((each) => each.name === name) ?? lanes.at(-1);
+  lanes.forEach((lane) => {
+    lane.shownGated = null; // as it was recorded
+    if (lane.tries) changed(lane);
+  });
+  const lane = lanes.find((each) => each.name === name) ?? own;
   const last = lane ? lengthOf(lane) - 1 : -1;
   // What a branch begins with is known before its first own token is.
   if (last >= 0 && (i <= last || root.dataset.grows !== "true")) choose(lane, Math.min(i, last), false);
@@ -147,7 +151,7 @@ function grew(node) {
   line.show(lanes);
   mark();
   if (looked) line.look(looked.lane, looked.i);
-  else if (lanes.length && lengthOf(lanes.at(-1)) > node.at) choose(lanes.at(-1), node.at, false);
+  else if (node.lanes.length && lengthOf(node.lanes.at(-1)) > node.at) choose(node.lanes.at(-1), node.at, false);
 }
 
 function history(entries) {

@@ -17,7 +17,7 @@ const visible = (text) =>
 const quoted = (text) =>
   text === "" ? "▫" : "“" + visible(text).replace(/\n/g, "⏎").replace(/\t/g, "⇥").replace(/^ +| +$/g, (spaces) => "␣".repeat(spaces.length)) + "”";
 const percent = (x) => (x >= 0.0995 ? Math.round(100 * x) + "%" : x >= 0.0005 ? (100 * x).toFixed(1) + "%" : "<0.1%");
-const signed = (x, digits = 2) => (x < 0 ? "−" : "+") + Math.abs(x).toFixed(digits);
+const signed = (x, digits = 2) => (x <= -0.5 * 10 ** -digits ? "−" : "+") + Math.abs(x).toFixed(digits);
 const duration = (ms) => (ms < 100 ? `${Math.max(1, Math.round(ms))} ms` : `${(ms / 1000).toFixed(1)} s`);
 const LETTERS = "ABCDEFGHIJ"; // of the lanes, in the order in which they stand
 const ENDED = { eos: "ended by itself", length: "cut at the length", stopped: "stopped" };

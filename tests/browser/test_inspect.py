@@ -155,6 +155,9 @@ def test_what_if_a_branch_its_vote_and_undo(page: Page, app: App):
     expect(page.locator(".inspector .tree [aria-current]")).to_contain_text(other)
     press(page, 1, 2)
     expect(page.locator(".inspector .step .why")).to_contain_text("You said")
+    page.click(".inspector .beside")
+    assert texts(page)[2] == root[1]  # what the branch left stands beside it
+    page.click(".inspector .beside")
     before = len(app.votes())
     page.locator(".inspector .ballot button", has_text="A better").click()
     expect(page.locator(".inspector .ballot")).to_contain_text("Saved: A better")
