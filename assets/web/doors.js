@@ -6,6 +6,9 @@ function showTab(name) {
   [...tabs].find((tab) => tab.textContent.trim() === name)?.click();
 }
 
+// What a link carries for the Inspector, if the address has one.
+const linked = () => location.hash.match(/^#inspect=([\w-]+)$/)?.[1];
+
 // Open something in the Inspector: {run}, or {battle, turn}, or, for the owner, {battle, token}. Its part of the page is
 // made when its tab is first shown; until then what is wanted waits.
 function openInspector(detail) {

@@ -30,7 +30,12 @@ function stepView(place, { branch, move, leave, mayBranch }) {
       tab.tabIndex = tab.dataset.page === page ? 0 : -1;
     }
     sheet.setAttribute("aria-label", PAGES[page][0]);
-    if (now) sheet.replaceChildren(...PAGES[page][1](now));
+    if (!now) return;
+    try {
+      sheet.replaceChildren(...PAGES[page][1](now));
+    } catch (error) {
+      sheet.replaceChildren(make("p", "hint", error.message)); // traces made before lack what some views need
+    }
   }
 
   // tried: {settings, token}: other settings, and what they would draw here; or null.
@@ -84,10 +89,11 @@ function stepView(place, { branch, move, leave, mayBranch }) {
   function series({ lane, at, step, tried }) {
     const logPt = step.logPt;
     const found = [["P, the proposal", "var(--bar-p)", Float64Array.from(logPt, (p, j) => Math.exp(j < step.inside ? p : step.logP[j]))]];
-    if (lane.aligned)
-      lane.trace.aligners.forEach((name, k) =>
-        found.push([lane.trace.aligners.length > 1 ? `Q of ${visible(name)}` : "Q, the aligner", Q_HUES[k % Q_HUES.length], step.logQOf(name).map(Math.exp)])
-      );
+    lane.trace.aligners.forEach((name, k) => {
+      const logQ = step.logQOf(name);
+      if (!logQ.some(Number.isFinite)) return; // not kept: a trace made before
+      found.push([lane.trace.aligners.length > 1 ? `Q of ${visible(name)}` : "Q, the aligner", Q_HUES[k % Q_HUES.length], logQ.map(Math.exp)]);
+    });
     found.push([lane.aligned ? "weight, what is drawn from" : "what is drawn from (P sharpened by T)", "var(--bar-w)", step.weight]);
     if (tried) found.push(["weight, what if", "var(--bar-if)", weights(lane.trace, at, tried.settings)]);
     return found;

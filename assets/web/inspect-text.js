@@ -35,12 +35,12 @@ function answerTexts(place, { choose, about }) {
   function pane(lane) {
     const box = make("section", "pane");
     const head = make("header");
-    head.append(make("span", "letter", LETTERS[lane.at]), make("h3", "", lane.title), make("small", "", lane.detail));
+    head.append(make("span", "letter", LETTERS[lane.at]), make("h3", "", visible(lane.title)), make("small", "", visible(lane.detail)));
     const text = make("div", "text");
     text.dir = "auto";
     text.setAttribute("role", "listbox");
     text.setAttribute("aria-orientation", "horizontal");
-    text.setAttribute("aria-label", `Answer ${LETTERS[lane.at]}, ${lane.title}: its tokens`);
+    text.setAttribute("aria-label", `Answer ${LETTERS[lane.at]}, ${visible(lane.title)}: its tokens`);
     const facts = make("footer");
     const findings = make("ul", "findings");
     box.append(head, text, facts, findings);
@@ -102,13 +102,13 @@ function answerTexts(place, { choose, about }) {
 
   function finding(lane, { says, advice, at, level }) {
     const item = make("li", level);
-    const words = make("span", "", says);
+    const words = make("span", "", visible(says));
     if (at) {
-      const show = button("", says, () => about(lane, at[0], at[1]));
+      const show = button("", visible(says), () => about(lane, at[0], at[1]));
       show.title = "Show the tokens that this is about";
       words.replaceChildren(show);
     }
-    item.append(make("b", "", level === "warning" ? "Look" : "Note"), words, make("small", "", advice));
+    item.append(make("b", "", level === "warning" ? "Look" : "Note"), words, make("small", "", visible(advice)));
     return item;
   }
 
@@ -163,14 +163,14 @@ function answerTexts(place, { choose, about }) {
     looked.setAttribute("aria-selected", "true");
     looked.setAttribute("aria-label", named(lane, i));
     if (focus) looked.focus({ preventScroll: true });
-    show(lane.text, looked);
+    show(lane.text, looked, focus);
   }
 
-  // Into view within its own pane, and into the window only if it is out of it.
-  function show(text, node) {
+  // Into view within its own pane; into the window only where somebody moves along the text.
+  function show(text, node, focus) {
     const [box, at] = [text.getBoundingClientRect(), node.getBoundingClientRect()];
     if (at.top < box.top + 24 || at.bottom > box.bottom - 24) text.scrollTop += at.top - box.top - box.height / 3;
-    node.scrollIntoView({ block: "nearest", inline: "nearest" });
+    if (focus) node.scrollIntoView({ block: "nearest", inline: "nearest" });
   }
 
   function named(lane, i) {

@@ -70,7 +70,7 @@ function timeline(place, { choose, drag }) {
     shown.forEach((lane, n) => {
       const points = values[n].map((v, k) => `${x(lane.trace.first + k).toFixed(1)},${y(v).toFixed(1)}`);
       plot.append(paint(draw("polyline", { points: points.join(" ") }), "stroke", lane));
-      const name = make("span", "line-key", lane.title);
+      const name = make("span", "line-key", visible(lane.title));
       name.style.setProperty("--line", hue(lane));
       names.append(name);
     });
@@ -161,7 +161,7 @@ function timeline(place, { choose, drag }) {
     const { name } = QUANTITIES[quantity];
     const each = shown.map((lane, n) => {
       const top = values[n].reduce((best, value, k) => (value > values[n][best] ? k : best), 0);
-      return `${lane.title}: highest ${amount(quantity, values[n][top])} at token ${lane.trace.first + top + 1} of ${lengthOf(lane)}`;
+      return `${visible(lane.title)}: highest ${amount(quantity, values[n][top])} at token ${lane.trace.first + top + 1} of ${lengthOf(lane)}`;
     });
     return `${name}, token by token. ${each.join("; ")}`;
   }
@@ -197,7 +197,7 @@ function tokenTable(details, { choose }) {
 
   function show(other) {
     lane = other;
-    details.querySelector("summary").textContent = `All tokens of ${LETTERS[lane.at]}, ${lane.title}, as a table`;
+    details.querySelector("summary").textContent = `All tokens of ${LETTERS[lane.at]}, ${visible(lane.title)}, as a table`;
     fill();
   }
 

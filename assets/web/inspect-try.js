@@ -29,7 +29,7 @@ function whatIf(place, { changed, goOn, look }) {
     lane = other;
     controls = [];
     const title = make("h3", "", "What if");
-    const whose = make("small", "", `${LETTERS[lane.at]}, ${lane.title}, had been decided otherwise?`);
+    const whose = make("small", "", `${LETTERS[lane.at]}, ${visible(lane.title)}, had been decided otherwise?`);
     if (!lane.tries) return place.replaceChildren(title, make("p", "said", lane.whyNot));
     const { trace } = lane;
     const knobs = make("div", "knobs-row");

@@ -2,7 +2,8 @@
 // this wires them to one selection, the keys, and the server. Text from a model or a person enters through textContent.
 
 const root = element.querySelector(".inspector");
-const given = JSON.parse(props.value); // {asks: does the owner need a token, owner: may there be one, data: of a saved page}
+// {asks: does the owner need a token, owner: may there be one, largest: file, in bytes; data: of a saved page}
+const given = JSON.parse(props.value);
 const at = (selector) => root.querySelector(selector);
 const isSaved = !server;
 const session = isSaved ? "" : ownSession();
@@ -82,6 +83,7 @@ function open(found, turn = 0) {
   at(".what small").textContent = origin(view.source);
   tree.turn(Math.min(turn, tree.turns.length - 1));
   at(".what h2").focus({ preventScroll: true });
+  if (root.getBoundingClientRect().top < 0) root.scrollIntoView();
 }
 
 function origin({ run, battle, file }) {
@@ -92,6 +94,7 @@ function origin({ run, battle, file }) {
 
 async function readFile(file) {
   if (!file) return;
+  if (file.size > given.largest) return say(`${visible(file.name)} is too large to be a trace.`, true);
   say(`Reading ${visible(file.name)}…`);
   const answer = await ask("open", { name: file.name, text: await file.text() });
   if (answer.error) return say(answer.error, true);
@@ -184,7 +187,7 @@ function mark() {
     ...found.map(([lane, i]) => {
       const words = make("p");
       const jump = button("", `token ${i + 1}`, () => choose(lane, i, true));
-      const says = (each) => [make("b", "", `${LETTERS[each.at]}, ${each.title},`), ` says ${saidAt(each, i)}`];
+      const says = (each) => [make("b", "", `${LETTERS[each.at]}, ${visible(each.title)},`), ` says ${saidAt(each, i)}`];
       words.append("They part at ", jump, ": ", ...says(first), ", ", ...says(lane), ".");
       return words;
     })
@@ -321,10 +324,9 @@ function doors() {
     readFile(event.dataTransfer.files[0]);
   });
   window.addEventListener("ram-inspect", ({ detail }) => root.isConnected && enter(detail));
-  const link = () => location.hash.match(/^#inspect=([\w-]+)$/)?.[1];
-  window.addEventListener("hashchange", () => root.isConnected && link() && share.follow(link()));
+  window.addEventListener("hashchange", () => root.isConnected && linked() && share.follow(linked()));
   if (window.ramInspect) enter(window.ramInspect);
-  else if (link()) share.follow(link());
+  else if (linked()) share.follow(linked());
   else enter(JSON.parse(sessionStorage.getItem(LAST)), true);
 }
 

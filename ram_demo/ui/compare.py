@@ -50,6 +50,7 @@ LAYOUTS = {"a pane for each": True, "composed in one pane": False}
 VOTES = {"A better": "a", "B better": "b", "Tie": "tie", "Both bad": "both_bad"}
 LETTERS = "ABCDEFGHIJ"  # of the panes, in the order in which they stand; stage.js has the same
 NO_VOTE = "Vote once both answers have ended."
+LINKED = 'if (linked()) showTab("Inspect");'  # who follows a link to the Inspector is led there from the first tab
 IDLE = tokens.as_text({"run": None, "note": ""})
 DEFAULTS = DecodingSettings()
 
@@ -122,7 +123,7 @@ def build(runs: Runs, registry: Registry) -> gr.HTML:
     stage = gr.HTML(
         IDLE,
         html_template=web("stage.html"),
-        js_on_load="".join(map(web, ("nodes.js", "doors.js", "colours.js", "plot.js", "stage.js"))),
+        js_on_load="".join(map(web, ("nodes.js", "doors.js", "colours.js", "plot.js", "stage.js"))) + LINKED,
         elem_id="stage",
         label="stage",
         server_functions=[whats_new],

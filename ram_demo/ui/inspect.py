@@ -19,6 +19,7 @@ from ram_demo.ui import tokens
 from ram_demo.ui.arena import in_words, standing_for_page, text_of
 from ram_demo.ui.assets import web
 from ram_demo.ui.guard import Guard
+from ram_demo.views import MOST_CHARACTERS
 from ram_demo.votes import VoteRow
 
 SHOWN = 10  # votes at a time
@@ -32,8 +33,9 @@ SCRIPTS = (*SHARED, *(f"inspect-{part}.js" for part in PARTS), "inspect.js")
 
 def build(inspector: Inspector, arena: Arena, guard: Guard) -> None:
     """Lay out the tab. All that happens in it is between `inspect.js` and the functions that it may call."""
+    owner = not guard.is_needed or bool(guard.settings.owner_token)
     gr.HTML(
-        tokens.as_text({"asks": guard.is_needed, "owner": not guard.is_needed or bool(guard.settings.owner_token)}),
+        tokens.as_text({"asks": guard.is_needed, "owner": owner, "largest": 4 * MOST_CHARACTERS}),
         html_template=web("inspect.html"),
         js_on_load="".join(map(web, ("session.js", "doors.js", *SCRIPTS))),
         elem_id="inspect",

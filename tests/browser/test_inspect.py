@@ -238,8 +238,6 @@ def test_what_is_open_is_taken_along_and_opens_again(page: Page, browser: Browse
     # The link on a page of its own: answered again.
     other = browser.new_context().new_page()
     other.goto(link)
-    ready(other)
-    tab(other, "Inspect")
     expect(other.locator(".inspector .result[data-same=true]")).to_be_visible()
     page.locator(".inspector .tree button").first.click()
     assert texts(other) == texts(page)
