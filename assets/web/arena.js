@@ -6,15 +6,17 @@ const given = JSON.parse(props.value); // {examples, reasons, longest}
 const at = (selector) => arena.querySelector(selector);
 const SIDES = ["a", "b"];
 const BETTER = { a: "A is better", b: "B is better", tie: "Tie", both_bad: "Both bad" };
-// Characters that would reorder or hide the text around them are shown by their number.
-const UNSEEN = /[\u0000-\u0008\u000b-\u001f\u007f\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff]/g;
 
 const ASK_MS = 250; // between two askings while tokens come
 const PAUSES_S = [1, 2, 4, 8, 15, 30]; // before a vote that was not saved is sent again; the last one from then on
 const KEPT_VOTE = "ram-demo-vote"; // a vote that is not saved yet survives a reload of the page
 
 const session = ownSession();
-const stageProps = { value: '{"run": null}' };
+// The Inspector is opened on a battle's turn, and by the session that fought it.
+const stageProps = {
+  value: '{"run": null}',
+  door: (shown) => ({ battle, turn: Number(shown.split(":")[1]) }),
+};
 let showRun; // tells the stage to look at its value again
 let battle = null; // its id
 let turns = []; // of each: {a, b} -> {text: the node, raw: what was said}
@@ -22,27 +24,9 @@ let span = null; // the words that decided: [side, start, end], in characters of
 let told = null; // what was revealed
 let wake = () => {}; // ends a pause before its time
 
-const make = (tag, className, text) => {
-  const node = document.createElement(tag);
-  if (className) node.className = className;
-  if (text !== undefined) node.textContent = text;
-  return node;
-};
-const button = (className, text, onclick) => Object.assign(make("button", className, text), { type: "button", onclick });
 const pause = (ms) => new Promise((done) => setTimeout((wake = done), ms));
-const visible = (text) =>
-  text.replace(UNSEEN, (c) => "⟨" + "U+" + c.codePointAt(0).toString(16).toUpperCase().padStart(4, "0") + "⟩");
-const quoted = (text) => text === "" ? "the end" : "“" + visible(text).replace(/\n/g, "⏎").replace(/^ | $/g, "␣") + "”";
-
-// A session lasts as long as the window, reloads included; another window has another one.
-function ownSession() {
-  let own = sessionStorage.getItem("ram-demo-session");
-  if (!own) {
-    own = [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
-    sessionStorage.setItem("ram-demo-session", own);
-  }
-  return own;
-}
+// Of the next token nothing is the end of the answer.
+const said = (text) => (text === "" ? "the end" : quoted(text));
 
 // Ask the server: an answer, {error, again}, or, where it did not answer at all, an error that may be asked again.
 async function ask(question, more = {}) {
@@ -205,8 +189,8 @@ function mark(words) {
     if (end) text.replaceChildren(parts[0], make("mark", "", parts[1]), parts[2]);
     else text.replaceChildren(parts[2]);
   }
-  const said = words ? `Decided by words of ${words[0].toUpperCase()}: ` + quoted(shorten(words)) : "";
-  at(".span span").textContent = said || "Select the words in A or B that decided it: they are marked, and kept with your vote.";
+  const decided = words ? `Decided by words of ${words[0].toUpperCase()}: ` + quoted(shorten(words)) : "";
+  at(".span span").textContent = decided || "Select the words in A or B that decided it: they are marked, and kept with your vote.";
   at(".span button").hidden = !words;
 }
 
@@ -313,7 +297,7 @@ function showTurn(n) {
   const { parting } = turn;
   if (parting)
     line.replaceChildren(
-      asked, `they part at token ${parting.at}: A says `, make("b", "", quoted(parting.a)), ", B says ", make("b", "", quoted(parting.b)), "."
+      asked, `they part at token ${parting.at}: A says `, make("b", "", said(parting.a)), ", B says ", make("b", "", said(parting.b)), "."
     );
   else line.replaceChildren(asked, "they never part: to its end, one says what the other says.");
   const tabs = told.turns.map((_, other) => {

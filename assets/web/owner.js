@@ -6,13 +6,6 @@ const at = (selector) => room.querySelector(selector);
 const CHOICES = { a: "A is better", b: "B is better", tie: "tie", both_bad: "both bad" };
 let skip = 0;
 
-const make = (tag, className, text) => {
-  const node = document.createElement(tag);
-  if (className) node.className = className;
-  if (text !== undefined) node.textContent = text;
-  return node;
-};
-
 async function ask(question, more) {
   try {
     return (await server[question]({ token: at("input").value, ...more })) ?? { error: "The server did not answer." };
@@ -44,6 +37,7 @@ function article(vote) {
   for (const side of ["a", "b"]) answers.append(answer(vote, side));
   const said = [...vote.reasons, ...(vote.comment ? [`“${vote.comment}”`] : [])];
   if (vote.seconds !== null) said.push(`read for ${Math.round(vote.seconds)} s`);
+  head.append(button("plain", "Inspect", () => openInspector({ battle: vote.battle, token: at("input").value })));
   box.append(head, make("p", "prompt", vote.prompt), answers, make("p", "reasons", said.join(" · ")), word(vote));
   return box;
 }

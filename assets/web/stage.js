@@ -4,10 +4,6 @@
 
 const stage = element.querySelector(".stage");
 const part = (name) => stage.querySelector("." + name);
-const FULL_PUSH = 3; // nats at which a token's colour is at its strongest
-const LETTERS = "ABCDEFGHIJ";
-// Characters that would reorder or hide the text around them are shown by their number.
-const UNSEEN = /[\u0000-\u0008\u000b-\u001f\u007f\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff]/g;
 
 const ASK_MS = 250; // between two askings while tokens come
 const WAIT_MS = 400; // and while they do not yet
@@ -18,20 +14,8 @@ let lanes = new Map(); // lane name -> {steps, pane, text, stats, end}
 let pinned = null; // the token that was clicked
 let parted = new Set(); // lanes that have said something else than the base
 let looked = null; // the token whose candidates are shown
+let quantity = "push"; // that the colours show
 let drawn = 0; // when the timeline was drawn last
-
-const make = (tag, className, text) => {
-  const node = document.createElement(tag);
-  if (className) node.className = className;
-  if (text !== undefined) node.textContent = text;
-  return node;
-};
-const duration = (ms) => (ms < 100 ? `${Math.max(1, Math.round(ms))} ms` : `${(ms / 1000).toFixed(1)} s`);
-const visible = (text) =>
-  text.replace(UNSEEN, (c) => "⟨" + "U+" + c.codePointAt(0).toString(16).toUpperCase().padStart(4, "0") + "⟩");
-// Nothing to see: a part of a character, or the end of the text.
-const quoted = (text) => text === "" ? "▫" : "“" + visible(text).replace(/\n/g, "⏎").replace(/^ | $/g, "␣") + "”";
-const percent = (x) => (x >= 0.0995 ? Math.round(100 * x) + "%" : x >= 0.0005 ? (100 * x).toFixed(1) + "%" : "<0.1%");
 
 function clear() {
   lanes = new Map();
@@ -43,7 +27,7 @@ function clear() {
 }
 
 function lay(heads) {
-  part("legend").hidden = heads.length < 2;
+  part("legend").hidden = !heads.length;
   let hue = 0;
   part("panes").replaceChildren(
     ...heads.map((lane, at) => {
@@ -63,32 +47,33 @@ function lay(heads) {
   );
 }
 
-function colour(push) {
-  const strength = Math.min(1, Math.abs(push) / FULL_PUSH);
-  if (strength < 0.05) return "";
-  return `rgb(var(${push > 0 ? "--push-up" : "--push-down"}) / ${(0.12 + 0.48 * strength).toFixed(2)})`;
+function colour(step) {
+  const { of } = QUANTITIES[quantity];
+  step.node.style.backgroundColor = shade(quantity, of(step));
+}
+
+function chooseColour(chosen) {
+  quantity = chosen;
+  part("scale-place").replaceChildren(legend(quantity));
+  for (const lane of lanes.values()) lane.steps.forEach(colour);
 }
 
 function append(lane, news) {
   if (news.i !== lane.steps.length) return; // seen before, or one is missing
-  const step = { ...news };
+  const [rankP, rank] = news.ranks;
+  const step = { ...news, rankP, rank, weight: news.candidates.map((candidate) => candidate[3]) };
   lane.steps.push(step);
   lane.gated += step.gated;
   const token = make("span", "token");
   token.dataset.i = step.i;
   token.tabIndex = step.i ? -1 : 0;
-  const pieces = visible(step.text).split("\n");
-  pieces.forEach((piece, n) => {
-    if (n) token.append(make("i", "mark", "⏎"), "\n");
-    token.append(piece);
-  });
-  if (!step.text) token.append(make("i", "mark", "▫"));
-  token.style.backgroundColor = colour(step.push);
+  spell(token, step.text, false);
   if (step.gated) token.classList.add("gated");
   if (step.other) token.classList.add("other");
   token.setAttribute("aria-label", quoted(step.text) + (step.gated ? ", gated" : step.other ? ", changed" : ""));
   lane.text.append(token);
   step.node = token;
+  colour(step);
   compare(lane, step.i);
 }
 
@@ -122,14 +107,13 @@ function close(summary) {
   lane.ended = summary;
   const last = lane.steps.at(-1);
   if (summary.done === "eos" && last && !last.text) {
-    last.node.replaceChildren(make("i", "mark", "■"));
+    spell(last.node, "", true);
     last.node.setAttribute("aria-label", "end of the answer");
   }
-  const words = { eos: "ended by itself", length: "cut at the length", stopped: "stopped" };
   const facts = [
     `${summary.tokens} tokens`,
     `${summary.tokens_per_s.toFixed(0)}/s`,
-    words[summary.done],
+    ENDED[summary.done],
     `first after ${duration(summary.first_token_ms)}`,
   ];
   if (lane.aligned) facts.push(`gated ${Math.round(100 * summary.gated_share)}%`, `mean KL ${summary.mean_kl.toFixed(2)}`);
@@ -160,7 +144,7 @@ function show(lane, i) {
   }
   const facts = make("p", "facts");
   const items = [`nucleus ${step.nucleus} tokens`, `entropy ${step.entropy.toFixed(2)}`];
-  if (lane.aligned) items.unshift(`KL ${step.kl.toFixed(2)}`, `support ${percent(step.support)}`, `push ${step.push >= 0 ? "+" : ""}${step.push.toFixed(2)}`);
+  if (lane.aligned) items.unshift(`KL ${step.kl.toFixed(2)}`, `support ${percent(step.support)}`, `push ${signed(step.push)}`);
   items.forEach((item) => facts.append(make("span", "", item)));
   const table = make("div", "bars");
   table.setAttribute("role", "table");
@@ -320,6 +304,7 @@ function hear(news) {
   new Set(news.steps.map((step) => step.lane)).forEach((name) => progress(lanes.get(name)));
   news.traces.forEach(close);
   const over = news.state === "ended" || news.state === "failed";
+  part("door").hidden = !(over && [...lanes.values()].some((lane) => lane.steps.length));
   if (lanes.size && (over || performance.now() - drawn > DRAW_MS)) {
     timeline();
     drawn = performance.now();
@@ -353,11 +338,15 @@ function update(value) {
   if (value.run === run) return;
   run = value.run;
   stage.dataset.run = run || "";
+  part("door").hidden = true;
   clear();
   say(run ? "opening" : "empty", run ? "Getting ready…" : "");
   if (run) follow(run);
 }
 
+part("door").onclick = () => openInspector(props.door ? props.door(run) : { run });
+colourChoice(part("colour-place"), quantity, chooseColour);
+chooseColour(quantity);
 new ResizeObserver(() => timeline()).observe(part("panes"));
 watch("value", () => update(JSON.parse(props.value)));
 update(JSON.parse(props.value));

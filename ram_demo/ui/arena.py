@@ -41,11 +41,12 @@ DONE = {"eos": "ended by itself", "length": "cut at the length", "stopped": "sto
 def build(arena: Arena) -> None:
     """Lay out the tab. All that happens in it is between `arena.js` and the functions that it may call."""
     # The stage that shows a revealed trace is Compare's own, in a scope of its own.
-    stage = f"const openStage = (server, props, watch) => {{{web('plot.js')}{web('stage.js')}}};"
+    shared = "".join(map(web, ("nodes.js", "session.js", "doors.js", "colours.js", "plot.js")))
+    stage = f"const openStage = (server, props, watch) => {{{web('stage.js')}}};"
     gr.HTML(
         tokens.as_text({"examples": list(EXAMPLES), "reasons": REASONS, "longest": LONGEST_COMMENT}),
         html_template=web("arena.html") + web("stage.html"),
-        js_on_load=stage + web("arena.js"),
+        js_on_load=shared + stage + web("arena.js"),
         elem_id="arena",
         label="arena",
         server_functions=questions(arena),

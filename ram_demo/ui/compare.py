@@ -122,7 +122,7 @@ def build(runs: Runs, registry: Registry) -> gr.HTML:
     stage = gr.HTML(
         IDLE,
         html_template=web("stage.html"),
-        js_on_load=web("plot.js") + web("stage.js"),
+        js_on_load="".join(map(web, ("nodes.js", "doors.js", "colours.js", "plot.js", "stage.js"))),
         elem_id="stage",
         label="stage",
         server_functions=[whats_new],

@@ -5,12 +5,13 @@ from html import escape
 import gradio as gr
 
 from ram_demo.arena import Arena
+from ram_demo.inspection import Inspector
 from ram_demo.models.aligners import Registry
 from ram_demo.runs import Runs
 from ram_demo.settings import SHIPPED_ALIGNERS, Settings
 from ram_demo.standings import Leaderboard
 from ram_demo.training.jobs import Jobs
-from ram_demo.ui import arena, compare, leaderboard, owner, shelf, trainer
+from ram_demo.ui import arena, compare, inspect, leaderboard, owner, shelf, trainer
 from ram_demo.ui.assets import web
 from ram_demo.ui.guard import Guard
 from ram_demo.workbench import Opening
@@ -50,11 +51,14 @@ def build(settings: Settings, opening: Opening, runs: Runs, jobs: Jobs) -> gr.Bl
         with gr.Tabs() as tabs:
             with gr.Tab("Compare", id="compare"):
                 picker = compare.build(runs, registry)
+            battles = Arena(opening, registry, runs.store)
             with gr.Tab("Arena", id="arena"):
-                arena.build(Arena(opening, registry, runs.store))
+                arena.build(battles)
                 owner.build(runs.store, guard)
             with gr.Tab("Leaderboard", id="leaderboard") as tab:
                 train = leaderboard.build(Leaderboard(runs.store), guard, tabs, tab)
+            with gr.Tab("Inspect", id="inspect"):
+                inspect.build(Inspector(runs), battles, guard)
             with gr.Tab("Train", id="train"):
                 training = gr.Column()
             with gr.Tab("Aligners", id="aligners"):
@@ -86,7 +90,7 @@ def launch_options(settings: Settings) -> dict:
         "server_name": settings.host,
         "server_port": settings.port,
         "theme": THEME,
-        "css": web("page.css") + web("leaderboard.css"),
+        "css": "".join(map(web, ("colours.css", "page.css", "leaderboard.css", "inspect.css"))),
         "share": False,
         "ssr_mode": False,
         "strict_cors": True,

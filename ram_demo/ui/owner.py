@@ -28,7 +28,7 @@ def build(store: VoteStore, guard: Guard) -> None:
         gr.HTML(
             tokens.as_text({"asks": guard.is_needed, "shown": SHOWN, "longest": LONGEST_WHY}),
             html_template=web("owner.html"),
-            js_on_load=web("owner.js"),
+            js_on_load=web("nodes.js") + web("doors.js") + web("owner.js"),
             elem_id="owner",
             label="owner",
             server_functions=questions(store, guard),
@@ -63,6 +63,7 @@ def _for_page(row: VoteRow) -> dict:
     last = row.battle.turns[-1]
     return {
         "id": row.id,
+        "battle": row.battle_id,
         "at": f"{row.created_at:%Y-%m-%d %H:%M} UTC",
         "kind": row.battle.kind,
         "turns": len(row.battle.turns),

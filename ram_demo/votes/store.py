@@ -151,6 +151,11 @@ class VoteStore:
         with self._read() as db:
             return db.scalar(select(func.count()).select_from(VoteRecord))
 
+    def battle(self, battle_id: str) -> Battle:
+        """A battle that has answers, whoever fought it. Raises UserError for one that is not here."""
+        with self._read() as db:
+            return reading.battle(db, battle_id)
+
     def version(self) -> tuple[int, int]:
         """The numbers of votes and of reviews: as neither is ever changed, while these stand so does what was read."""
         with self._read() as db:
