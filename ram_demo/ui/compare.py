@@ -247,13 +247,14 @@ def build(runs: Runs, registry: Registry) -> gr.HTML:
     turn = {"concurrency_limit": None, "show_progress": "hidden", "trigger_mode": "once"}
     gr.on([run.click, prompt.submit], compare, asked, outputs, api_name="compare", **turn)
     again.click(compare, [prompt, picker, last_seed, *knobs, *sampling], outputs, api_visibility="private", **turn)
-    again.click(lambda s: s, last_seed, seed, show_progress="hidden", api_visibility="private")
-    stop.click(halt, None, None, queue=False, show_progress="hidden", api_name="stop")
-    gate.change(
-        lambda g: gr.update(visible=GATES[g] == ""), gate, tau, show_progress="hidden", api_visibility="private"
-    )
-    picker.change(_layout_choice, picker, layout, show_progress="hidden", api_visibility="private")
-    new_seed.click(lambda: random.randrange(2**31), None, seed, show_progress="hidden", api_visibility="private")
+    # What answers at once does so apart from the queue: a page whose queued events end just as another begins may miss
+    # what that one says.
+    quick = {"queue": False, "show_progress": "hidden"}
+    again.click(lambda s: s, last_seed, seed, api_visibility="private", **quick)
+    stop.click(halt, None, None, api_name="stop", **quick)
+    gate.change(lambda g: gr.update(visible=GATES[g] == ""), gate, tau, api_visibility="private", **quick)
+    picker.change(_layout_choice, picker, layout, api_visibility="private", **quick)
+    new_seed.click(lambda: random.randrange(2**31), None, seed, api_visibility="private", **quick)
     for button, choice in zip(buttons, VOTES.values(), strict=True):
         button.click(
             cast(choice),
@@ -263,7 +264,7 @@ def build(runs: Runs, registry: Registry) -> gr.HTML:
             show_progress="hidden",
             api_visibility="private",
         )
-    pair.input(reopen, [shown, pair], buttons, show_progress="hidden", api_visibility="private")
+    pair.input(reopen, [shown, pair], buttons, api_visibility="private", **quick)
     gr.api(vote, api_name="vote", concurrency_limit=None)
     gr.api(news, api_name="news", concurrency_limit=None)
     return picker

@@ -41,7 +41,7 @@ def build(settings: Settings, opening: Opening, runs: Runs, jobs: Jobs) -> gr.Bl
         def tick():
             return status_html(opening), gr.Timer(active=not opening.done)
 
-        clock.tick(tick, None, [status, clock], show_progress="hidden", api_visibility="private")
+        clock.tick(tick, None, [status, clock], queue=False, show_progress="hidden", api_visibility="private")
 
         def state() -> str:
             """What the page is doing: opening and how far, ready, or what went wrong."""
@@ -75,7 +75,7 @@ def build(settings: Settings, opening: Opening, runs: Runs, jobs: Jobs) -> gr.Bl
             """What may have changed since the page was built: the proposal's state, and which aligners there are."""
             return status_html(opening), compare.picker_value(registry), shelf.cards_html(registry.packages())
 
-        page.load(look, None, [status, picker, cards], show_progress="hidden", api_visibility="private")
+        page.load(look, None, [status, picker, cards], queue=False, show_progress="hidden", api_visibility="private")
 
         def leave(request: gr.Request) -> None:
             runs.stop(request.session_hash or "")
