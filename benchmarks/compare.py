@@ -40,11 +40,12 @@ def figures(settings: Settings) -> Iterator[Figure]:
     if not importlib.util.find_spec("playwright"):
         print("The page was not measured: that takes requirements-dev.txt; `make bench` brings it.", file=sys.stderr)
         return
-    from benchmarks import arena, pages
+    from benchmarks import arena, inspector, pages
 
     yield from arena.voting(settings)
     yield from pages.start_up(settings)
     yield from pages.streaming(settings)
+    yield from inspector.long_answers(settings)
 
 
 def main(settings: Settings, as_json: bool) -> None:
