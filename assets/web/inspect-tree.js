@@ -23,9 +23,10 @@ function openLanes(lanes, parent = null, laneName = "", at = 0) {
 function overgrown(trace, stem, at) {
   const forced = trace.settings.forced ?? [];
   return forced.map((token, i) => {
-    const was = tokenAt(stem, i);
-    if (i < at || was.token === token) return was;
-    return { token, text: was.lane.trace.words.get(token) ?? "", step: was.step, lane: was.lane, forced: true };
+    const was = tokenAt(stem, i); // nothing, where a file's branch hangs on more than there is
+    if (was && (i < at || was.token === token)) return was;
+    const { step = null, lane = null } = was ?? {};
+    return { token, text: (lane ?? stem).trace.words.get(token) ?? "", step, lane, forced: true };
   });
 }
 
@@ -42,15 +43,16 @@ function branches(place, ballot, { ask, shown, grew, say }) {
   let now = null;
   let isBeside = false; // is the answer that a branch left shown beside it
 
+  // Throws what cannot be read, and leaves all as it was.
   function open(view) {
-    nodes.forEach((node) => (node.gone = true));
-    nodes = view.turns.map((turn, n) => ({ parent: null, turn: n, prompt: turn.prompt, lanes: openLanes(turn.lanes) }));
-    const roots = nodes.length;
+    const found = view.turns.map((turn, n) => ({ parent: null, turn: n, prompt: turn.prompt, lanes: openLanes(turn.lanes) }));
     for (const { parent, turn, lane, at, lanes } of view.branches ?? []) {
-      const stem = parent === null ? nodes[turn] : nodes[roots + parent];
-      nodes.push({ parent: stem, turn, lane, at, prompt: stem.prompt, lanes: openLanes(lanes, stem, lane, at) });
+      const stem = parent === null ? found[turn] : found[view.turns.length + parent];
+      found.push({ parent: stem, turn, lane, at, prompt: stem.prompt, lanes: openLanes(lanes, stem, lane, at) });
     }
-    nodes.forEach((node) => node.lanes.forEach(settle));
+    found.forEach((node) => node.lanes.forEach(settle));
+    nodes.forEach((node) => (node.gone = true));
+    nodes = found;
   }
 
   function go(node, at = null) {
@@ -79,7 +81,7 @@ function branches(place, ballot, { ask, shown, grew, say }) {
     say("Going back to that token…");
     const answer = await ask("begin", { prompt: parent.prompt, history: lane.history, settings, lane: name, forced, ...tries });
     if (answer.error) return say(answer.error, true);
-    const node = { parent, turn: parent.turn, lane: parent === now ? lane.name : now.lane, at, token, prompt: parent.prompt, lanes: [], run: answer.run, state: "opening", tried: tries };
+    const node = { parent, turn: parent.turn, lane: parent === now ? lane.name : now.lane, at, token, prompt: parent.prompt, lanes: [], run: answer.run, state: "opening" };
     node.text = token === null ? null : (lane.trace.words.get(token) ?? tokenAt(lane, at).lane.trace.words.get(token) ?? "");
     node.history = lane.history;
     nodes.push(node);

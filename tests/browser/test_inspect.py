@@ -288,6 +288,12 @@ def test_past_votes_and_the_review_open_in_the_inspector(page: Page):
     choose(page, "one")
     run(page, "Which one?")
     ended(page)
+    # Compare's own stage has the same choice of colours; what the base did not weigh it has no push to show of.
+    coloured = page.locator("#stage .pane").first.locator('.token[style*="rgb"]')
+    expect(coloured).to_have_count(0)
+    page.locator("#stage input[value=entropy]").check(force=True)
+    expect(coloured.first).to_be_visible()
+    expect(page.locator("#stage .scale")).to_contain_text("nats")
     page.click("#votes button:has-text('Tie')")
     expect(page.locator("#said")).to_contain_text("Saved")
     tab(page, "Inspect")
