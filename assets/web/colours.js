@@ -26,7 +26,7 @@ const QUANTITIES = {
   },
   rank: {
     name: "Rank change", from: -3, to: 3, signed: true, of: (step) => Math.log2(step.rankP / step.rank),
-    low: "fell behind: an eighth of its place", high: "moved up to the front, eightfold",
+    low: "ranked lower than by P", high: "ranked higher than by P",
   },
   gated: {
     name: "Gated", from: 0, to: 1, of: (step) => Number(step.gated), flag: true,

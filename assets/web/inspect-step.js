@@ -40,7 +40,7 @@ function stepView(place, { branch, move, leave, mayBranch }) {
 
   // tried: {settings, token}: other settings, and what they would draw here; or null.
   function show(lane, i, tried) {
-    const { text, step, lane: owner, forced } = tokenAt(lane, i);
+    const { step, lane: owner, forced } = tokenAt(lane, i);
     const at = step.index - owner.trace.first;
     now = { lane: owner, at, step, tried, texts: step.texts, forced: forced ? lane.prefix[i].token : null };
     const back = button("plain", "‹", () => move(-1));
@@ -53,8 +53,9 @@ function stepView(place, { branch, move, leave, mayBranch }) {
     const moves = make("span", "moves");
     moves.append(back, on, shut);
     head.replaceChildren(make("span", "letter", LETTERS[lane.at]), title, make("small", "", `token ${i + 1} of ${lengthOf(lane)}`), moves);
-    const words = why(owner.trace, at, quoted).join(" ");
-    reason.textContent = forced ? `You said ${quoted(text)} here. What would have been said is ${quoted(step.text)}. ${words}` : words;
+    const words = why(owner.trace, at, () => wordFor(owner, step.baseToken)).join(" ");
+    const would = wordFor(owner, step.token, step.text);
+    reason.textContent = forced ? `You said ${saidAt(lane, i)} here. What would have been said is ${would}. ${words}` : words;
     facts.replaceChildren(...factsOf(owner, step).map((fact) => make("span", "", fact)));
     if (place.firstChild !== head) place.replaceChildren(head, reason, facts, tabs, sheet);
     const scrolled = sheet.scrollTop;
@@ -121,11 +122,12 @@ function stepView(place, { branch, move, leave, mayBranch }) {
       if (j === step.base && lane.aligned) tags.push("base");
       if (id === forced) tags.push("said instead");
       if (tried && id === tried.token && j !== step.chosen) tags.push("what if");
-      const row = button("row" + (j === step.chosen ? " chosen" : "") + (j >= step.inside ? " outside" : ""), undefined, () => branch(lane, step.index, id, text));
+      const ends = lane.ends.has(id); // which nothing can go on from
+      const row = button("row" + (j === step.chosen ? " chosen" : "") + (j >= step.inside ? " outside" : ""), undefined, () => row.ariaDisabled || branch(step.index, id));
       row.tabIndex = j ? -1 : 0;
-      const name = make("span", "name", quoted(text));
+      const name = make("span", "name", wordFor(lane, id, text));
       // Parts of characters look alike, so they are told apart by their number.
-      if (!text || text.includes("\ufffd")) name.append(make("small", "", `#${id}`));
+      if ((!text && !ends) || text.includes("\ufffd")) name.append(make("small", "", `#${id}`));
       tags.forEach((tag) => name.append(make("em", tag.replace(" ", "-"), tag)));
       if (j >= step.inside) name.append(make("em", "", "not proposed"));
       const bars = make("span", "set");
@@ -141,9 +143,10 @@ function stepView(place, { branch, move, leave, mayBranch }) {
       }
       const said = columns.map(([words, , shares]) => `${words.split(",")[0]} ${percent(shares[j])}`);
       row.append(name, bars);
-      if (mayBranch()) row.append(make("span", "say", j === step.chosen ? "go on from here" : "say this instead"));
-      row.setAttribute("aria-label", [quoted(text), ...tags, ...(j >= step.inside ? ["not proposed: outside the nucleus"] : []), ...said].join(", ") + (mayBranch() ? ". Branch here." : ""));
-      if (!mayBranch()) row.setAttribute("aria-disabled", "true");
+      const opens = mayBranch() && !ends;
+      if (opens) row.append(make("span", "say", j === step.chosen ? "go on from here" : "say this instead"));
+      row.setAttribute("aria-label", [wordFor(lane, id, text), ...tags, ...(j >= step.inside ? ["not proposed: outside the nucleus"] : []), ...said].join(", ") + (opens ? ". Branch here." : ""));
+      if (!opens) row.setAttribute("aria-disabled", "true");
       const item = make("li");
       item.append(row);
       list.append(item);
@@ -179,7 +182,7 @@ function stepView(place, { branch, move, leave, mayBranch }) {
     const table = make("ol", "pushes");
     rows.forEach((j, n) => {
       const row = make("li", "row" + (j === step.chosen ? " chosen" : ""));
-      const name = make("span", "name", quoted(texts[j]));
+      const name = make("span", "name", wordFor(lane, step.ids[j], texts[j]));
       if (j === step.chosen) name.append(make("em", "drawn", "drawn"));
       if (j === step.base) name.append(make("em", "base", "base"));
       const bars = make("span", "set");
@@ -223,7 +226,7 @@ function stepView(place, { branch, move, leave, mayBranch }) {
         draw("text", { x: edge.left - 6, y: y(power * Math.LN10) + 4, "text-anchor": "end" }, power > -3 ? `${10 ** (power + 2)}%` : `1e${power}`)
       );
     order.forEach((j, n) => {
-      const words = quoted(texts[j]).slice(1, -1) || "▫";
+      const words = wordFor(lane, step.ids[j], texts[j]).replace(/^“|”$/g, "");
       const at = `translate(${x(n).toFixed(1)} ${height - edge.bottom + 12}) rotate(-55)`;
       const classes = [j === step.chosen ? "drawn" : "", j >= step.inside ? "outside" : ""].join(" ").trim();
       plot.append(draw("text", { transform: at, "text-anchor": "end", class: classes }, words.length > 11 ? words.slice(0, 10) + "…" : words));
@@ -253,14 +256,14 @@ function stepView(place, { branch, move, leave, mayBranch }) {
     for (const { mode, token, lack } of each) {
       const cell = make("th", mode === lane.trace.own.mode ? "own" : "");
       cell.scope = "col";
-      cell.append(make("b", "", mode), make("span", "", lack ? "not kept" : quoted(textOf(lane, token))));
+      cell.append(make("b", "", mode), make("span", "", lack ? "not kept" : wordFor(lane, token)));
       if (lack) cell.title = lack;
       top.append(cell);
     }
     const body = make("tbody");
     for (const j of rows) {
       const row = make("tr", j === step.chosen ? "chosen" : "");
-      const name = make("th", "name", quoted(texts[j]));
+      const name = make("th", "name", wordFor(lane, step.ids[j], texts[j]));
       name.scope = "row";
       row.append(name);
       for (const { token, weights: pi } of each) {
@@ -279,8 +282,6 @@ function stepView(place, { branch, move, leave, mayBranch }) {
     table.append(head, body);
     return [table, make("p", "hint", `The weights of this step under each mode, with the same noise, and what each would have drawn. This answer was made with ${lane.trace.own.mode}.`)];
   }
-
-  const textOf = (lane, token) => lane.trace.words.get(token) ?? "";
 
   // Keys --------------------------------------------------------------------------------------------------------------
 

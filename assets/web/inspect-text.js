@@ -8,11 +8,11 @@ function tokenAt(lane, i) {
   const step = lane.trace.steps[i - lane.trace.first];
   return step && { token: step.token, text: step.text, step, lane, forced: false };
 }
-// The same in words: what it says, by itself where it is a part of a character.
+// A token in words, by itself where it is a part of a character.
+const wordFor = (lane, token, text = "") => (lane.ends.has(token) ? "■ the end" : quoted(text || (lane.trace.words.get(token) ?? "")));
 function saidAt(lane, i) {
   const { token, text, lane: owner } = tokenAt(lane, i);
-  const word = text || (owner?.trace.words.get(token) ?? "");
-  return !word && i + 1 === lengthOf(lane) && lane.trace.head.done === "eos" ? "■ the end" : quoted(word);
+  return wordFor(owner ?? lane, token, text);
 }
 const lengthOf = (lane) => lane.trace.first + lane.trace.steps.length;
 

@@ -181,8 +181,8 @@ function tokenTable(details, { choose }) {
 
   const COLUMNS = [
     ["", (step) => String(step.index + 1)],
-    ["token", (step) => quoted(step.text)],
-    ["base says", (step, words) => (step.token === step.baseToken ? "the same" : quoted(words.get(step.baseToken)))],
+    ["token", (step, of) => wordFor(of, step.token, step.text)],
+    ["base says", (step, of) => (step.token === step.baseToken ? "the same" : wordFor(of, step.baseToken))],
     ["push", (step) => signed(step.push)],
     ["KL", (step) => step.kl.toFixed(3)],
     ["gated", (step) => (step.gated ? "yes" : "")],
@@ -217,15 +217,15 @@ function tokenTable(details, { choose }) {
   }
 
   // A screenful at once, the rest frame by frame: nobody waits for the two thousandth row.
-  function more(body, { trace }) {
-    for (const step of trace.steps.slice(body.rows.length, body.rows.length + ROWS)) {
+  function more(body, of) {
+    for (const step of of.trace.steps.slice(body.rows.length, body.rows.length + ROWS)) {
       const row = make("tr");
       row.dataset.i = step.index;
-      for (const [, of] of COLUMNS) row.append(make("td", "", of(step, trace.words)));
+      for (const [, cell] of COLUMNS) row.append(make("td", "", cell(step, of)));
       body.append(row);
     }
     look(looked);
-    if (body.isConnected && body.rows.length < made.count) requestAnimationFrame(() => more(body, { trace }));
+    if (body.isConnected && body.rows.length < made.count) requestAnimationFrame(() => more(body, of));
   }
 
   function look(i) {

@@ -8,9 +8,12 @@ const PATIENCE = 20; // askings without an answer, one after the other
 // A node's lanes, ready to be shown, from those of a view. at: the token of the parent's lane that it hangs on.
 function openLanes(lanes, parent = null, laneName = "", at = 0) {
   const stem = parent?.lanes.find((lane) => lane.name === laneName);
+  const ends = new Set(stem?.ends); // the tokens that were seen to end an answer
   return lanes.map((lane, n) => {
     const trace = lane.trace.steps ? decodeTrace(lane.trace) : openTrace(lane.trace);
     const opened = { ...lane, record: lane.trace, trace, at: n };
+    if (trace.head.done === "eos" && trace.steps.length) ends.add(trace.steps.at(-1).token);
+    opened.ends = ends;
     opened.prefix = stem ? overgrown(trace, stem, at) : rootless(trace);
     return opened;
   });
@@ -133,11 +136,15 @@ function branches(place, ballot, { ask, shown, grew, say }) {
     for (const head of news.ended) endTrace(node.lanes.find((lane) => lane.name === head.lane).trace, { version: 1, ...head });
   }
 
+  // One that said nothing is taken back; what another one said stays, with the reason why it ended.
   function fail(node, note) {
     node.state = "failed";
     node.note = note;
-    list();
-    if (node === now) say(note, true);
+    const isEmpty = !node.lanes.some((lane) => lane.trace.steps.length) && !nodes.some((other) => other.parent === node);
+    if (isEmpty) nodes.splice(nodes.indexOf(node), 1);
+    if (isEmpty && node === now) go(node.parent, [node.lane, node.at]);
+    else list();
+    if (node === now || isEmpty) say(note, true);
   }
 
   // The newest branch vanishes, stopped if it still grows.
@@ -190,7 +197,7 @@ function branches(place, ballot, { ask, shown, grew, say }) {
     if (!node.parent) return [make("b", "", "The answer")];
     const stem = node.parent.lanes.find((lane) => lane.name === node.lane);
     const first = node.lanes[0]?.prefix[node.at];
-    const said = first ? quoted(first.text) : node.text ? quoted(node.text) : settingsOf(node);
+    const said = first ? saidAt(node.lanes[0], node.at) : node.text ? quoted(node.text) : settingsOf(node);
     const state = { opening: "getting ready", waiting: "waiting", running: "growing", failed: "failed" }[node.state];
     const where = `from token ${node.at + 1} of ${stem ? LETTERS[stem.at] : "?"}`;
     return [make("b", "", said), make("small", "", [where, ...(state ? [state] : []), ...(node.voted ? [`voted: ${node.voted}`] : [])].join(", "))];

@@ -131,7 +131,7 @@ function whatIf(place, { changed, goOn, look }) {
   return { show, setGate: (other, tau) => (show(other), setGate(+tau.toFixed(3))) };
 }
 
-const wouldBe = (lane, i) => quoted(lane.trace.words.get(lane.result.tokens[i - lane.trace.first]) ?? "");
+const wouldBe = (lane, i) => wordFor(lane, lane.result.tokens[i - lane.trace.first]);
 
 // Token -> what it would be, in quotes, of all that would change.
 function changesOf(lane) {

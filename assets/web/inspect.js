@@ -40,7 +40,7 @@ function result(...parts) {
 // The parts -----------------------------------------------------------------------------------------------------------
 
 const texts = answerTexts(at(".panes"), { choose, about });
-const steps = stepView(at(".step"), { branch: (lane, i, id) => fork(lane, i, id), move, leave, mayBranch: () => !isSaved });
+const steps = stepView(at(".step"), { branch: fork, move, leave, mayBranch: () => !isSaved });
 const line = timeline(at(".timeline"), { choose, drag: (lane, tau) => strip.setGate(lane, tau) });
 const table = tokenTable(at(".table"), { choose });
 const strip = whatIf(at(".whatif"), { changed, goOn: isSaved ? null : goOn, look: (lane, i) => choose(lane, i, true) });
@@ -270,8 +270,8 @@ function show(lane) {
   texts.ring(lane, would, lane.result ? lane.trace.first + lane.result.first : -1);
 }
 
-function fork(lane, i, id) {
-  if (!isSaved) tree.grow(looked.lane, i, id);
+function fork(i, id) {
+  tree.grow(looked.lane, i, id);
 }
 
 function goOn(lane, i) {

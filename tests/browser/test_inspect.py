@@ -187,7 +187,7 @@ def test_a_branch_is_stopped_and_a_mistake_is_told(page: Page):
     page.locator(".inspector > .note button", has_text="Stop").click()
     grown(page)
     expect(page.locator(".inspector .pane footer").first).to_contain_text("stopped")
-    page.evaluate("document.querySelector('.inspector .tree button').click()")
+    page.locator(".inspector .tree button").first.click()
     page.evaluate("window.dispatchEvent(new CustomEvent('ram-inspect', {detail: {run: 'none'}}))")
     expect(page.locator(".inspector > .note")).to_contain_text("no longer here")
     assert page.locator(".inspector .pane").count() == 2  # what was open still is
