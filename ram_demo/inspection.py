@@ -28,6 +28,7 @@ MOST_NEW = 1024  # tokens that a branch may add
 ROOM = 64  # tokens that it may add at least, if the answer it goes on from has used up its length
 LONGEST_LINK = 60_000  # characters
 KEPT = 50  # replays at hand
+READERS = 2  # files that are read at once: that takes some ten times their size
 
 
 class Inspector:
@@ -37,6 +38,7 @@ class Inspector:
         self.runs = runs
         self._replays: OrderedDict[str, tuple[str, Replay]] = OrderedDict()
         self._lock = threading.Lock()
+        self._readers = threading.Semaphore(READERS)
 
     def of_run(self, run_id: str) -> dict:
         """The view of a comparison that has ended. Raises UserError for one that is not here, or has said nothing."""
@@ -54,7 +56,8 @@ class Inspector:
 
     def of_file(self, text: str, name: str) -> dict:
         """The view in a file. Raises UserError for what is none."""
-        return views.read(text, name)
+        with self._readers:
+            return views.read(text, name)
 
     def begin(self, asked: dict, session: str) -> Run:
         """A branch: the base and the lane's aligners (or others' strengths, gates and mode) go on from forced tokens.
@@ -80,8 +83,11 @@ class Inspector:
 
     def replay(self, view: dict, session: str) -> str:
         """Begin to answer a view again. Returns the replay's id. Raises UserError for what cannot be asked for."""
-        asked = asked_of(views.read(json.dumps(view), "What is open here"))
-        return self._begin(asked, session)
+        return self._begin(self._asked(view), session)
+
+    def _asked(self, view: dict) -> dict:
+        """What a page says that it has open, checked like a file."""
+        return asked_of(self.of_file(json.dumps(view), "What is open here"))
 
     def _begin(self, asked: dict, session: str) -> str:
         replay = Replay(self.runs.opening.wait(), asked)
@@ -118,7 +124,7 @@ class Inspector:
     def link(self, view: dict) -> str:
         """What an address carries so that all of a view can be answered again: no candidates, only what was asked and
         the tokens that were drawn. Raises UserError where that is too long for an address."""
-        asked = asked_of(views.read(json.dumps(view), "What is open here"))
+        asked = self._asked(view)
         settings: list[dict] = []
         lanes = []
         for (turn, name), one in asked.items():

@@ -17,7 +17,7 @@ from ram_demo.request import BASE
 from ram_demo.votes import SIDES, Battle, read_vote
 
 VERSION = 1
-MOST_CHARACTERS = 60_000_000  # of a file
+MOST_CHARACTERS = 16_000_000  # of a file: two answers of 2,000 tokens are some 4 million
 MOST_LANES, MOST_TURNS, MOST_BRANCHES = 10, 50, 200
 
 History = tuple[tuple[str, str], ...]

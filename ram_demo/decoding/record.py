@@ -21,7 +21,7 @@ from ram_demo.decoding.trace import BASE, Monitor, Slate, Step, Trace
 from ram_demo.errors import UserError
 
 VERSION = 1
-MOST_STEPS, MOST_CANDIDATES = 10_000, 1_000_000  # what is worth opening; a step may list all of V
+MOST_STEPS, MOST_CANDIDATES = 10_000, 1_000_000  # of a lane; a step may list all of V
 LONGEST_TEXT = 2_000_000
 HEAD = {"lane": str, "done": str, "text": str, "tokens_per_s": float, "first_token_ms": float, "settings": dict}
 FLOATS = ("kl", "support", "entropy", "push", "ms", "mass", "compose")
