@@ -288,7 +288,7 @@ def test_past_votes_and_the_review_open_in_the_inspector(page: Page):
     choose(page, "one")
     run(page, "Which one?")
     ended(page)
-    # Compare's own stage has the same choice of colours; what the base did not weigh it has no push to show of.
+    # Compare's own stage has the same choice of colours. Nothing pushed the base's tokens, but they have an entropy.
     coloured = page.locator("#stage .pane").first.locator('.token[style*="rgb"]')
     expect(coloured).to_have_count(0)
     page.locator("#stage input[value=entropy]").check(force=True)
