@@ -1,4 +1,5 @@
-// The aligners to choose from, each with its strength. The value is {options: [...], chosen: {name: strength}}.
+// The aligners to choose from, each with its strength. The value is {options: [...], chosen: {name: strength}}; with
+// `keep`, it tells only which there are: what a person has chosen on this page by then stays.
 
 const options = element.querySelector(".options");
 
@@ -10,8 +11,11 @@ function make(tag, className, text) {
 }
 
 let drawn = "";
+let mine = null; // what the person chose
 function draw() {
-  const { options: all = [], chosen = {} } = props.value || {};
+  const { options: all = [], keep } = props.value || {};
+  if (keep && mine) props.value = { options: all, chosen: mine };
+  const { chosen = {} } = props.value || {};
   const signature = JSON.stringify(all.map((o) => o.name));
   if (signature === drawn) return sync(chosen);
   drawn = signature;
@@ -59,6 +63,7 @@ function set(name, strength) {
   const chosen = { ...(props.value.chosen || {}) };
   if (strength === null) delete chosen[name];
   else chosen[name] = strength;
+  mine = chosen;
   props.value = { ...props.value, chosen };
   sync(chosen);
   trigger("change");

@@ -72,8 +72,10 @@ def build(settings: Settings, opening: Opening, runs: Runs, jobs: Jobs) -> gr.Bl
         train.click(train_on_votes, None, [tabs, source], show_progress="hidden", api_visibility="private")
 
         def look() -> tuple:
-            """What may have changed since the page was built: the proposal's state, and which aligners there are."""
-            return status_html(opening), compare.picker_value(registry), shelf.cards_html(registry.packages())
+            """What may have changed since the page was built: the proposal's state, and which aligners there are. On a
+            busy machine it comes late, so what a person has chosen by then is kept."""
+            aligners = {**compare.picker_value(registry), "keep": True}
+            return status_html(opening), aligners, shelf.cards_html(registry.packages())
 
         page.load(look, None, [status, picker, cards], queue=False, show_progress="hidden", api_visibility="private")
 

@@ -230,3 +230,27 @@ def test_dark_and_light(page: Page):
     page.wait_for_function(f"{ink} !== {before!r}")
     page.click("#theme")
     page.wait_for_function(f"{ink} === {before!r}")
+
+
+def test_a_choice_made_before_the_page_has_all_its_news_is_kept(browser: Browser, app: App):
+    """What the page asks as it opens is answered only after the person has chosen and pressed Run."""
+    context = browser.new_context()
+    page = context.new_page()
+    held = []
+
+    def hold(route):
+        asked = route.request.post_data or ""
+        held.append(route) if '"fn_index"' in asked and not held else route.continue_()
+
+    page.route("**/gradio_api/run/predict*", hold)
+    page.goto(app.url)
+    ready(page)
+    assert held, "nothing was asked as the page opened"
+    choose(page, "one")
+    with page.expect_response("**/gradio_api/run/predict*"):
+        held[0].continue_()
+    page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    run(page, "Say something.")
+    ended(page)
+    assert page.locator(".pane h3").all_inner_texts() == ["Base", "one"]
+    context.close()
