@@ -12,7 +12,7 @@ demo: .venv/.installed
 	$(VENV_PYTHON) app.py
 
 test: lint browser postgres
-	$(VENV_PYTHON) -m pytest
+	$(VENV_PYTHON) -m pytest -n 2 --dist loadfile
 
 lint: .venv/.installed-dev
 	$(VENV_PYTHON) -m ruff check .

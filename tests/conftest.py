@@ -1,4 +1,4 @@
-"""Fixtures that several rooms' tests share: the browser. Knows nothing of what is tested with it."""
+"""What several rooms' tests share: the browser, and their order. Knows nothing of what is tested with it."""
 
 import os
 
@@ -11,6 +11,11 @@ import pytest
 from playwright.sync_api import Browser, sync_playwright
 
 from tools.browser import installed_browser, playwrights_own
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first, so that processes that share the tests end about together."""
+    items.sort(key=lambda item: "test_train" not in item.nodeid and "test_fitting" not in item.nodeid)
 
 
 @pytest.fixture(scope="session")
