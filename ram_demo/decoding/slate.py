@@ -4,6 +4,7 @@ Pure functions over arrays. With what is kept here every step can be decided aga
 modes (of the same T and noise), exactly, though N may hold hundreds and a trace keeps twenty.
 """
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -12,46 +13,42 @@ import torch
 from ram_demo.decoding.decide import Decision
 from ram_demo.decoding.trace import Slate
 
-OUTSIDE = 3  # tokens that Q holds likeliest and N leaves out
+OUTSIDE, WANTED = 3, 0.002  # so many of those that Q gives at least so much, and N leaves out
 
 
 def lay_out(choice: Decision, temperature: float, keep: int, word: Callable[[int], str]) -> Slate:
     """The columns of a step. keep: how many of the weightiest by Pt or pi (0: all of N); beside them come the two
     tokens that are named, every possible winner, and OUTSIDE more."""
-    log_q = [q[choice.ids] for q in choice.log_q]
-    has_q0 = [i for i, q0 in enumerate(choice.log_q0) if q0 is not None]
-    log_q0 = [choice.log_q0[i][choice.ids] for i in has_q0]
-    log_p = choice.log_p[choice.ids]
-    columns = (choice.log_pt, choice.log_pi, choice.noise, choice.draws, log_p, *log_q, *log_q0)
-    table = torch.stack([column.float() for column in columns]).cpu().numpy()
-    log_pt, log_pi, noise, draws, log_p = table[:5]
-    q, q0 = table[5 : 5 + len(log_q)], table[5 + len(log_q) :]
-    n = len(log_pt)
+    beyond = _beyond(choice)
+    everyone = torch.cat([choice.ids, beyond])
+    has_q0 = [q0 for q0 in choice.log_q0 if q0 is not None]
+    whole = torch.stack([column[everyone] for column in (choice.log_p, *choice.log_q, *has_q0)]).cpu().numpy()
+    table = torch.stack([choice.log_pt, choice.log_pi, choice.noise, choice.draws.float()]).cpu().numpy()
+    log_pt, log_pi, noise, draws = table
+    n, k = len(log_pt), len(choice.log_q)
     kept = set(range(n))
     if 0 < keep < n:
         kept = set(np.argpartition(-np.maximum(log_pt, log_pi), keep - 1)[:keep].tolist())
         kept |= {choice.chosen, choice.ids.tolist().index(choice.base_token)}
         if choice.monitors:  # something may weigh here
-            kept |= possible_winners(log_pt, temperature * noise, draws, q, q0 if len(q0) == len(q) else None)
+            q, q0 = whole[1 : 1 + k, :n], whole[1 + k :, :n] if len(has_q0) == k else None
+            kept |= possible_winners(log_pt, temperature * noise, draws, q, q0)
     at = sorted(kept, key=lambda i: (-log_pi[i], -log_pt[i]))
-    beyond = _beyond(choice)
-    ids = [*choice.ids[at].tolist(), *beyond.tolist()]
-
-    def column(inside: np.ndarray, everywhere: torch.Tensor) -> tuple[float, ...]:
-        return (*inside[at].tolist(), *everywhere[beyond].tolist())
-
-    none = [0] * len(beyond)
-    before = iter(q0)
+    ids = everyone[[*at, *range(n, len(everyone))]].tolist()
+    log_p, *voices = np.concatenate([whole[:, at], whole[:, n:]], axis=1).tolist()
+    weight = np.exp(log_pi[at])
+    none = (0,) * len(beyond)
+    before = iter(voices[k:])
     return Slate(
         ids=tuple(ids),
         texts=tuple(map(word, ids)),
         inside=len(at),
-        log_p=column(log_p, choice.log_p),
+        log_p=tuple(log_p),
         noise=(*noise[at].tolist(), *map(float, none)),
         draws=(*draws[at].astype(int).tolist(), *none),
-        weight=(*np.exp(log_pi[at]).tolist(), *map(float, none)),
-        log_q=tuple(column(mine, whole) for mine, whole in zip(q, choice.log_q, strict=True)),
-        log_q0=tuple(None if whole is None else column(next(before), whole) for whole in choice.log_q0),
+        weight=(*weight.tolist(), *map(float, none)),
+        log_q=tuple(map(tuple, voices[:k])),
+        log_q0=tuple(None if q0 is None else tuple(next(before)) for q0 in choice.log_q0),
     )
 
 
@@ -74,6 +71,11 @@ def possible_winners(
 
 def _unbeaten(points: np.ndarray) -> list[int]:
     """The columns of [d, n] that no other column reaches in every row (the Pareto front)."""
+    if len(points) == 2:  # of one aligner, so at every step: those that stand above all that lie further right
+        order = np.argsort(-points[0])
+        height = points[1][order]
+        above = np.append(True, height[1:] > np.maximum.accumulate(height)[:-1])
+        return order[above].tolist()
     left, found = np.arange(points.shape[1]), []
     while len(left):
         # The one with the greatest sum is unbeaten among these; whatever it reaches in every row is beaten.
@@ -84,7 +86,7 @@ def _unbeaten(points: np.ndarray) -> list[int]:
 
 
 def _beyond(choice: Decision) -> torch.Tensor:
-    """The ids, int64 [<= OUTSIDE], that the aligners together hold likeliest outside N, likeliest first."""
-    outside = sum(choice.log_q).index_fill(0, choice.ids, -torch.inf)
-    values, ids = outside.topk(min(OUTSIDE, len(outside)))
-    return ids[torch.isfinite(values)]
+    """The ids, int64 [<= OUTSIDE], outside N that the aligners together want, likeliest first."""
+    together = choice.log_q[0] if len(choice.log_q) == 1 else sum(choice.log_q) - choice.compose
+    wanted = (together > math.log(WANTED)).index_fill_(0, choice.ids, False).nonzero()[:, 0]
+    return wanted[together[wanted].argsort(descending=True)][:OUTSIDE]
