@@ -56,15 +56,8 @@ function timeline(place, { choose, drag }) {
     const value = (pixels) => high - ((pixels - EDGE.top) * (high - low)) / (HEIGHT - EDGE.top - EDGE.bottom);
     scale = { x, y, value, width, longest, shown };
     const plot = draw("svg", { width, height: HEIGHT, role: "img", "aria-label": inWords(shown, values) });
-    const up = tick(high - low, 4);
-    for (let v = Math.ceil(low / up) * up; v <= high; v += up)
-      plot.append(
-        draw("line", { class: "grid", x1: EDGE.left, x2: width - EDGE.right, y1: y(v), y2: y(v) }),
-        draw("text", { x: EDGE.left - 6, y: y(v) + 4, "text-anchor": "end" }, String(+v.toFixed(6)))
-      );
-    const along = tick(longest, Math.max(3, width / 110));
-    for (let i = along; i <= longest; i += along)
-      plot.append(draw("text", { x: x(i - 1), y: HEIGHT - 8, "text-anchor": "middle" }, String(i)));
+    grid(plot, width, y, low, high);
+    countAlong(plot, width, (i) => x(i - 1), longest);
     gates = draw("g", {});
     plot.append(gates);
     shown.forEach((lane, n) => {

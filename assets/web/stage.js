@@ -234,16 +234,8 @@ function timeline() {
   const x = (i) => EDGE.left + ((width - EDGE.left - EDGE.right) * (i + 0.5)) / longest;
   const y = (kl) => HEIGHT - EDGE.bottom - ((HEIGHT - EDGE.top - EDGE.bottom) * kl) / highest;
   const plot = draw("svg", { width, height: HEIGHT, role: "img", "aria-label": summary(shown) });
-  const up = tick(highest, 4);
-  for (let kl = 0; kl <= highest; kl += up) {
-    plot.append(
-      draw("line", { class: "grid", x1: EDGE.left, x2: width - EDGE.right, y1: y(kl), y2: y(kl) }),
-      draw("text", { x: EDGE.left - 6, y: y(kl) + 4, "text-anchor": "end" }, String(+kl.toFixed(6)))
-    );
-  }
-  const along = tick(longest, Math.max(3, width / 110));
-  for (let i = along; i <= longest; i += along)
-    plot.append(draw("text", { x: x(i - 1), y: HEIGHT - 8, "text-anchor": "middle" }, String(i)));
+  grid(plot, width, y, 0, highest);
+  countAlong(plot, width, (i) => x(i - 1), longest);
   for (const lane of shown) {
     const colour = COLOURS[lane.hue % COLOURS.length];
     if (lane.tau !== null)

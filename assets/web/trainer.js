@@ -60,14 +60,8 @@ function curves() {
   const y = (loss) => height - edge.bottom - ((height - edge.top - edge.bottom) * Math.max(0, loss - lowest)) / (highest - lowest);
   const words = `Loss at step ${last.step.step} of ${total}: ${last.step.loss.toFixed(2)}` + (held.length ? `; held out: ${held.at(-1).loss.toFixed(2)}` : "");
   const plot = draw("svg", { width, height, role: "img", "aria-label": words });
-  const up = tick(highest - lowest, 4);
-  for (let loss = Math.ceil(lowest / up) * up; loss <= highest; loss += up)
-    plot.append(
-      draw("line", { class: "grid", x1: edge.left, x2: width - edge.right, y1: y(loss), y2: y(loss) }),
-      draw("text", { x: edge.left - 6, y: y(loss) + 4, "text-anchor": "end" }, String(+loss.toFixed(6)))
-    );
-  const along = tick(total, Math.max(3, width / 110));
-  for (let step = along; step <= total; step += along) plot.append(draw("text", { x: x(step), y: height - 8, "text-anchor": "middle" }, String(step)));
+  grid(plot, width, y, lowest, highest, edge);
+  countAlong(plot, width, x, total, height);
   const line = (points, attributes) =>
     plot.append(draw("polyline", { points: points.map((p) => `${x(p[0]).toFixed(1)},${y(p[1]).toFixed(1)}`).join(" "), fill: "none", "stroke-linejoin": "round", ...attributes }));
   line(losses, { stroke: COLOURS[0], "stroke-width": 1, opacity: 0.35 });
