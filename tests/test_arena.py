@@ -25,12 +25,13 @@ from ram_demo.models.aligners import Registry
 from ram_demo.models.proposal import encode_conversation
 from ram_demo.pairing import Pair
 from ram_demo.request import Choice, Request
-from ram_demo.votes import SIDES, Ballot, VoteStore, clean_text
+from ram_demo.votes import SIDES, Ballot, clean_text
 from ram_demo.workbench import Workbench
-from tests import tiny, tiny_workbench, traces
+from tests import stores, tiny, tiny_workbench, traces
 from tests.tiny_workbench import PATIENCE, Opened, Paced
 
 one_thread = tiny_workbench.one_thread
+store = stores.store
 ME, OTHER = "0123456789abcdef" * 2, "fedcba9876543210" * 2
 LANES = {"base", "one:0.5", "one:1", "two:0.5", "two:1"}
 
@@ -63,13 +64,6 @@ def paced(proposal):
 @pytest.fixture
 def bench(folder, proposal, paced):
     return Workbench(tiny_workbench.settings(folder), replace(proposal, model=paced))
-
-
-@pytest.fixture
-def store(tmp_path):
-    store = VoteStore(f"sqlite:///{tmp_path / 'votes.sqlite3'}")
-    yield store
-    store.close()
 
 
 @pytest.fixture

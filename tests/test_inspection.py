@@ -16,12 +16,13 @@ from ram_demo.errors import UserError
 from ram_demo.inspection import Inspector
 from ram_demo.request import Choice, Request
 from ram_demo.runs import Runs
-from ram_demo.votes import VoteStore, export
+from ram_demo.votes import export
 from ram_demo.workbench import Workbench
-from tests import tiny, tiny_workbench, traces
+from tests import stores, tiny, tiny_workbench, traces
 from tests.tiny_workbench import PATIENCE, Opened
 
 one_thread = tiny_workbench.one_thread
+store = stores.store
 SETTINGS = DecodingSettings(max_new_tokens=12, seed=3)
 ASKED = Request("the tin", ((Choice("a", 1.0),), (Choice("a", 0.5), Choice("b", 2.0))), settings=SETTINGS)
 
@@ -33,13 +34,6 @@ def bench(tmp_path_factory):
     for seed, name in enumerate("ab", 1):
         tiny.adapter(folder / "data" / "aligners" / name, base, seed, 0.15)
     return Workbench(tiny_workbench.settings(folder), tiny_workbench.load(base))
-
-
-@pytest.fixture
-def store(tmp_path):
-    store = VoteStore(f"sqlite:///{tmp_path / 'votes.sqlite3'}")
-    yield store
-    store.close()
 
 
 @pytest.fixture

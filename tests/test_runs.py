@@ -15,12 +15,12 @@ from ram_demo.decoding.record import to_record
 from ram_demo.errors import StorageError, UserError
 from ram_demo.request import Choice, Request
 from ram_demo.runs import Runs
-from ram_demo.votes import VoteStore
 from ram_demo.workbench import Workbench
-from tests import tiny, tiny_workbench
+from tests import stores, tiny, tiny_workbench
 from tests.tiny_workbench import PATIENCE, Opened, Paced
 
 one_thread = tiny_workbench.one_thread
+store = stores.store
 LANES = ((Choice("a", 1.0),), (Choice("b", 1.0),))
 ASKED = Request("the tin", LANES, settings=DecodingSettings(max_new_tokens=6))
 
@@ -45,13 +45,6 @@ def paced(proposal):
     model = Paced(proposal.model)
     yield model
     model.release()
-
-
-@pytest.fixture
-def store(tmp_path):
-    store = VoteStore(f"sqlite:///{tmp_path / 'votes.sqlite3'}")
-    yield store
-    store.close()
 
 
 @pytest.fixture

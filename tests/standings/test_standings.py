@@ -7,20 +7,16 @@ import pytest
 
 from ram_demo.errors import UserError
 from ram_demo.standings import Filters, Leaderboard, as_text
-from ram_demo.votes import Ballot, Battle, Response, VoteStore
+from ram_demo.votes import Ballot, Battle, Response
+from tests import stores
+
+store = stores.store
 
 SLOW, FAST = Ballot(reading_seconds=60.0), Ballot(reading_seconds=0.0)
 
 
 def answer(aligners: str, tokens: int | None = 10, kl: float | None = None, text: str = "It is so.") -> Response:
     return Response(aligners or "base", aligners, "", text, "eos", tokens, 20.0, 90.0, None, kl, {})
-
-
-@pytest.fixture
-def store(tmp_path):
-    store = VoteStore(f"sqlite:///{tmp_path / 'votes.sqlite3'}")
-    yield store
-    store.close()
 
 
 @pytest.fixture
