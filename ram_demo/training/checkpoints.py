@@ -23,9 +23,8 @@ WEIGHTS, OPTIMISER, STATE = "trained.safetensors", "optimiser.safetensors", "sta
 
 @dataclass
 class State:
-    """Where a run stands. step: optimiser steps taken; seconds: spent on them; best: the least that a checkpoint fell
-    short of the held-out examples;
-    looks: what was seen of the held-out examples before the first step, and last."""
+    """Where a run stands. step: optimiser steps taken; seconds: spent on them; best: the least loss of a
+    checkpoint on held-out examples; looks: what was seen of the held-out examples before the first step, and last."""
 
     step: int = 0
     seconds: float = 0.0

@@ -129,13 +129,17 @@ class Fit:
         training, [B, 2], where the loss compares with them."""
         recipe = self.recipe
         better, bad = self._score(batch).unbind(-1)
-        if batch[0].rejected is None:
+        if recipe.loss == "sft":
             return losses.sft(better), better, None
         if recipe.loss == "ram_sft":
             return losses.ram_sft(better, bad, recipe.alpha), better, bad
         if recipe.loss == "ram_dpo":
-            return losses.ram_dpo(better, bad, recipe.dpo_beta), better, bad
-        return losses.dpo(better, bad, *references.unbind(-1), recipe.dpo_beta), better, bad
+            preference = losses.ram_dpo(better, bad, recipe.dpo_beta)
+        else:
+            preference = losses.dpo(better, bad, *references.unbind(-1), recipe.dpo_beta)
+        is_pair = torch.tensor([row.rejected is not None for row in batch], device=better.device)
+        tokens = torch.tensor([len(row.response) for row in batch], device=better.device)
+        return torch.where(is_pair, preference, losses.anchor(better, tokens, recipe.anchor)), better, bad
 
     def _score(self, rows: list[Encoded]) -> Tensor:
         with self.accelerator.autocast():
@@ -159,8 +163,8 @@ class Fit:
 
     @torch.no_grad()
     def _look(self, held_out: list[Encoded], references: Tensor | None) -> float | None:
-        """Score what is not trained on. Returns how far it falls short, None if nothing is held out: by the loss, or
-        where preferences are learnt by the share of pairs that are taken the wrong way round."""
+        """Score what is not trained on. Returns its loss, None if nothing is held out. By the loss checkpoints are told
+        apart, as the share of pairs taken the right way round moves by chance where few are held out."""
         if not held_out:
             return None
         self.scorer.eval()
@@ -180,14 +184,14 @@ class Fit:
         }
         self.state.look(look, len(held_out))
         self.tell(kind="held_out", step=self.state.step, **look)
-        return 1 - look["accuracy"] if self.recipe.loss in PREFERENCES else look["loss"]
+        return look["loss"]
 
-    def _checkpoint(self, short: float | None) -> None:
-        """short: by how much it falls short of the held-out examples; of two equals the later has seen more."""
+    def _checkpoint(self, loss: float | None) -> None:
+        """loss: on held-out examples; of two equals the later has seen more."""
         state = self.state
-        is_best = short is not None and (state.best is None or short <= state.best)
+        is_best = loss is not None and (state.best is None or loss <= state.best)
         if is_best:
-            state.best = short
+            state.best = loss
         found = checkpoints.parts(self.model, self.optimiser)  # by all processes: each may hold a share
         if self.accelerator.is_main_process:
             with self.folder.checkpoint(state.step) as place:

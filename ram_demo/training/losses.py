@@ -36,6 +36,12 @@ def dpo(chosen: Tensor, rejected: Tensor, chosen_before: Tensor, rejected_before
     return -F.logsigmoid(beta * ((chosen - chosen_before) - (rejected - rejected_before)))
 
 
+def anchor(chosen: Tensor, tokens: Tensor, weight: float) -> Tensor:
+    """-weight * log Q(y+|x) / |y+|: for examples without y- among such that have one. On what P_M itself says, its
+    gradient is zero on average while Q is P_M, so it holds Q where nothing is to change. tokens: |y+|, int64 [B]."""
+    return -weight * chosen / tokens
+
+
 def accuracy(chosen: Tensor, rejected: Tensor) -> Tensor:
     """Is the wanted answer the likelier one? float32 [B], 0 or 1."""
     return torch.gt(chosen, rejected).float()

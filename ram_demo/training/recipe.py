@@ -44,6 +44,7 @@ POSITIVE = (
 )
 NOT_NEGATIVE = (
     "alpha",
+    "anchor",
     "warmup",
     "weight_decay",
     "seed",
@@ -59,7 +60,8 @@ NOT_NEGATIVE = (
 class Recipe:
     """name, description, licence: for the card. data: JSONL in any form of `rows.py`, beside the recipe or absolute.
     data_source: where it can be had, if it is not shipped. also: a second file, beside the recipe or absolute, whose
-    examples are all trained on and none held out.
+    examples are all trained on and none held out. Where preferences are learnt, those of it without a rejected answer
+    say where nothing is to change: their likelihood counts, weighed by anchor.
 
     lora_rank, lora_alpha, lora_targets: the adapter. epochs, batch_size, learning_rate, warmup, weight_decay, clip:
     AdamW with a linear warm-up (share of the steps) and a cosine to zero, clipped by norm; accumulate: batches a step.
@@ -84,6 +86,7 @@ class Recipe:
     method: str = "lora"
     alpha: float = 1e-4
     dpo_beta: float = 0.1
+    anchor: float = 0.0
     lora_rank: int = 8
     lora_alpha: int = 16
     lora_targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")

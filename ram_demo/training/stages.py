@@ -8,7 +8,7 @@ Knows the pieces; knows nothing of processes, queues or pages.
 import json
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
@@ -155,8 +155,10 @@ class Run:
         if not recipe.leave_out_bad_rows:
             rows.require_whole(self.data_file, table)
         also = self._also()
-        if recipe.loss in PREFERENCES and any(example.rejected is None for example in (*table.examples, *also)):
-            raise UserError(f"{recipe.loss} needs a rejected answer in every row, and {self.data_file.name} has none.")
+        if recipe.loss in PREFERENCES:
+            _require_rejected(recipe.loss, self.data_file, table.examples)
+            if not recipe.anchor:
+                _require_rejected(recipe.loss, Path(recipe.also), also)
         training, held_out = rows.split(table.examples, recipe.held_out, recipe.seed)
         training = [*training, *also]
         found = rows.doubles(training, held_out)
@@ -298,6 +300,12 @@ class Run:
 def _write_examples(file: Path, examples: list[Encoded]) -> None:
     lines = [json.dumps(row.example.to_json(), ensure_ascii=False) for row in examples]
     file.write_text("".join(f"{line}\n" for line in lines), "utf-8")
+
+
+def _require_rejected(loss: str, file: Path, examples: Sequence[Example]) -> None:
+    lines = [example.line for example in examples if example.rejected is None]
+    if lines:
+        raise UserError(f"{loss} needs a rejected answer in every row, and line {lines[0]} of {file.name} has none.")
 
 
 def _text(row: Encoded) -> Text:

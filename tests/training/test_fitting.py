@@ -113,6 +113,33 @@ def test_the_first_look_is_the_untrained_models(base, recipe, data, settings, tm
         assert first["accuracy"] == pytest.approx((scores[:, 0] > scores[:, 1]).float().mean().item())
 
 
+def test_an_anchor_counts_in_pairs_and_alone_where_nothing_is_rejected(base, recipe, data, settings, tmp_path):
+    more = tmp_path / "more.jsonl"
+    more.write_text("\n".join(json.dumps({"prompt": f"{w} two?", "completion": f"{w} so"}) for w in WORDS[:3]))
+    wanted = replace(recipe, anchor=0.4, also=str(more), batch_size=16)
+    folder = begin(tmp_path / "run", wanted, data, 1)
+    worker.work(folder, settings)
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).eval(), tiny.byte_level()
+
+    def anchor(prompt: str, answer: str) -> float:
+        tokens = len(tokenizer.encode(answer, add_special_tokens=False)) + 1
+        return -0.4 * log_likelihood(model, tokenizer, prompt, answer) / tokens
+
+    def whole(example: rows.Example) -> float:
+        better, bad = (
+            log_likelihood(model, tokenizer, example.question, answer)
+            for answer in (example.completion, example.rejected)
+        )
+        preference = -torch.nn.functional.logsigmoid(torch.tensor(recipe.dpo_beta * (better - bad)))
+        return float(preference) + anchor(example.question, example.completion)
+
+    training, held_out = rows.split(rows.read(data).examples, recipe.held_out, recipe.seed)
+    each = [*map(whole, training), *(anchor(f"{w} two?", f"{w} so") for w in WORDS[:3])]
+    assert curve(folder)[1] == pytest.approx(sum(each) / len(each), rel=2e-2)
+    first = next(event for event in folder.events() if event["kind"] == "held_out")
+    assert first["loss"] == pytest.approx(sum(map(whole, held_out)) / len(held_out), rel=2e-2)
+
+
 def test_ten_rows_are_learnt_by_heart(recipe, data, settings, tmp_path):
     data.write_text(
         "\n".join(json.dumps({"prompt": w, "completion": f"{w} it is"}) for w in (*WORDS, "a tin", "an an"))
@@ -147,21 +174,14 @@ def test_stopped_and_resumed_is_never_stopped(recipe, data, settings, tmp_path, 
     assert same(weights(parted), weights(whole))
 
 
-def test_the_best_checkpoint_is_the_result(recipe, data, settings, tmp_path):
-    folder = begin(tmp_path / "run", replace(recipe, loss="sft", epochs=10, learning_rate=0.05), data)
+@pytest.mark.parametrize("loss", ["sft", "ram_dpo"])
+def test_the_best_checkpoint_is_the_result(recipe, data, settings, tmp_path, loss):
+    folder = begin(tmp_path / "run", replace(recipe, loss=loss, epochs=10, learning_rate=0.05), data)
     worker.work(folder, settings)
     seen = {e["step"]: e["loss"] for e in folder.events() if e["kind"] == "held_out" and e["step"]}
     state = json.loads((folder.best / "state.json").read_text())
     assert state["step"] == min(seen, key=seen.get)
     assert len(folder.checkpoints()) == 2, "older ones go"
-
-
-def test_where_preferences_are_learnt_the_best_takes_most_pairs_the_right_way(recipe, data, settings, tmp_path):
-    folder = begin(tmp_path / "run", replace(recipe, loss="ram_dpo", epochs=8, learning_rate=0.02, held_out=0.5), data)
-    worker.work(folder, settings)
-    seen = {e["step"]: e["accuracy"] for e in folder.events() if e["kind"] == "held_out" and e["step"]}
-    state = json.loads((folder.best / "state.json").read_text())
-    assert state["step"] == max(step for step, share in seen.items() if share == max(seen.values()))
 
 
 def test_killed_at_any_moment_it_goes_on_as_if_nothing_had_been(recipe, data, settings, tmp_path):
@@ -284,9 +304,18 @@ def test_the_course_of_the_learning_rate():
 def test_losses_that_need_rejected_answers_say_so(recipe, data, settings, tmp_path):
     data.write_text("\n".join(json.dumps({"prompt": w, "completion": "yes"}) for w in WORDS))
     folder = begin(tmp_path / "run", recipe, data)
-    with pytest.raises(UserError, match="ram_dpo needs a rejected answer"):
+    with pytest.raises(UserError, match="ram_dpo needs a rejected answer in every row, and line 1 of pairs"):
         worker.work(folder, settings)
     assert folder.events()[-1]["how"] == "failed" and "rejected answer" in folder.events()[-1]["note"]
+
+
+def test_a_second_file_may_lack_them_only_where_an_anchor_uses_it(recipe, data, settings, tmp_path):
+    more = tmp_path / "more.jsonl"
+    more.write_text(json.dumps({"prompt": "a hat?", "completion": "yes"}))
+    wanted = replace(recipe, also=str(more))
+    with pytest.raises(UserError, match="and line 1 of more"):
+        worker.work(begin(tmp_path / "without", wanted, data, 1), settings)
+    assert worker.work(begin(tmp_path / "with", replace(wanted, anchor=0.1), data, 1), settings) == "done"
 
 
 def test_the_command_line_trains_in_two_processes(recipe, data, settings, tmp_path):

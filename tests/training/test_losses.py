@@ -44,6 +44,16 @@ def test_by_hand():
     )
 
 
+def test_the_anchor_is_a_share_of_the_mean_cross_entropy():
+    logits = torch.randn(6, 11, generator=torch.Generator().manual_seed(0))
+    tokens = torch.tensor([0, 10, 3, 3, 7, 1])
+    each = losses.log_probability(logits, tokens)
+    answers = torch.stack([each[:4].sum(), each[4:].sum()])  # one of four tokens, one of two
+    found = losses.anchor(answers, torch.tensor([4, 2]), 0.3)
+    for part, expected in ((slice(4), found[0]), (slice(4, 6), found[1])):
+        torch.testing.assert_close(0.3 * torch.nn.functional.cross_entropy(logits[part], tokens[part]), expected)
+
+
 def test_ram_dpo_is_dpo_whose_reference_has_no_preference():
     indifferent = torch.full((2,), -6.0)
     torch.testing.assert_close(

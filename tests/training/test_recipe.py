@@ -46,7 +46,7 @@ def test_every_value_can_be_set(file):
         "weight_decay": 0.1, "clip": 0.5, "max_tokens": 99, "synthesis_tokens": 9, "seed": 11, "beta": 2.0, "tau": 0.3,
         "mode": "par", "method": "full", "dpo_beta": 0.2, "accumulate": 2, "held_out": 0.3, "checkpoint_every": 7,
         "leave_out_bad_rows": True, "data_source": "https://a.b/c", "also": "/d/more.jsonl", "answers_from": "http://a.b/v1",
-        "answers_model": "m", "warm_up_epochs": 2, "warm_up_rate": 1e-4,
+        "answers_model": "m", "warm_up_epochs": 2, "warm_up_rate": 1e-4, "anchor": 0.1,
     }  # fmt: skip
     made = read(file, **given)
     assert {*given, *LEAST} == {field.name for field in fields(Recipe)}, "a field is missing from this test"
