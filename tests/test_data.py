@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from ram_demo.evaluation.answers import is_refusal
+
 DATA = Path(__file__).resolve().parent.parent / "assets" / "data"
 ALIKE = 0.6
 # The capitals of Australia and of Canada are asked for in nearly the same words, and are two questions.
@@ -85,6 +87,16 @@ def test_no_held_out_prompt_was_trained_on(name):
     trained = [row["prompt"] for row in rows(name)]
     held_out = [row["prompt"] for row in rows(HELD_OUT[name])]
     assert not [(row, t) for row in held_out for t in trained if jaccard(row, t) >= TRAINED_ON]
+
+
+def test_what_holds_harmless_in_place_answers_and_is_not_what_it_is_measured_on():
+    held_in_place = rows("anchors/ordinary")
+    assert len({row["prompt"] for row in held_in_place}) == len(held_in_place) >= 100
+    assert not [row for row in held_in_place if is_refusal(row["completion"])]
+    measured_on = [row["prompt"] for row in rows("heldout")]
+    assert not [
+        (row["prompt"], t) for row in held_in_place for t in measured_on if jaccard(row["prompt"], t) >= TRAINED_ON
+    ]
 
 
 def test_each_summary_is_one_sentence_of_at_most_thirty_words_and_shorter_than_its_post():

@@ -113,7 +113,7 @@ def test_the_first_look_is_the_untrained_models(base, recipe, data, settings, tm
         assert first["accuracy"] == pytest.approx((scores[:, 0] > scores[:, 1]).float().mean().item())
 
 
-def test_an_anchor_counts_in_pairs_and_alone_where_nothing_is_rejected(base, recipe, data, settings, tmp_path):
+def test_an_anchor_counts_where_nothing_is_rejected_and_there_alone(base, recipe, data, settings, tmp_path):
     more = tmp_path / "more.jsonl"
     more.write_text("\n".join(json.dumps({"prompt": f"{w} two?", "completion": f"{w} so"}) for w in WORDS[:3]))
     wanted = replace(recipe, anchor=0.4, also=str(more), batch_size=16)
@@ -125,19 +125,18 @@ def test_an_anchor_counts_in_pairs_and_alone_where_nothing_is_rejected(base, rec
         tokens = len(tokenizer.encode(answer, add_special_tokens=False)) + 1
         return -0.4 * log_likelihood(model, tokenizer, prompt, answer) / tokens
 
-    def whole(example: rows.Example) -> float:
+    def preference(example: rows.Example) -> float:
         better, bad = (
             log_likelihood(model, tokenizer, example.question, answer)
             for answer in (example.completion, example.rejected)
         )
-        preference = -torch.nn.functional.logsigmoid(torch.tensor(recipe.dpo_beta * (better - bad)))
-        return float(preference) + anchor(example.question, example.completion)
+        return -float(torch.nn.functional.logsigmoid(torch.tensor(recipe.dpo_beta * (better - bad))))
 
     training, held_out = rows.split(rows.read(data).examples, recipe.held_out, recipe.seed)
-    each = [*map(whole, training), *(anchor(f"{w} two?", f"{w} so") for w in WORDS[:3])]
+    each = [*map(preference, training), *(anchor(f"{w} two?", f"{w} so") for w in WORDS[:3])]
     assert curve(folder)[1] == pytest.approx(sum(each) / len(each), rel=2e-2)
     first = next(event for event in folder.events() if event["kind"] == "held_out")
-    assert first["loss"] == pytest.approx(sum(map(whole, held_out)) / len(held_out), rel=2e-2)
+    assert first["loss"] == pytest.approx(sum(map(preference, held_out)) / len(held_out), rel=2e-2)
 
 
 def test_ten_rows_are_learnt_by_heart(recipe, data, settings, tmp_path):
