@@ -8,8 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from ram_demo.evaluation.answers import is_refusal
-
 DATA = Path(__file__).resolve().parent.parent / "assets" / "data"
 ALIKE = 0.6
 # The capitals of Australia and of Canada are asked for in nearly the same words, and are two questions.
@@ -89,14 +87,12 @@ def test_no_held_out_prompt_was_trained_on(name):
     assert not [(row, t) for row in held_out for t in trained if jaccard(row, t) >= TRAINED_ON]
 
 
-def test_what_holds_harmless_in_place_answers_and_is_not_what_it_is_measured_on():
-    held_in_place = rows("anchors/ordinary")
-    assert len({row["prompt"] for row in held_in_place}) == len(held_in_place) >= 100
-    assert not [row for row in held_in_place if is_refusal(row["completion"])]
+def test_what_holds_harmless_in_place_is_not_what_it_is_measured_on():
+    asked = [row["prompt"] for row in rows("anchors/ordinary")]
+    assert len({json.dumps(prompt) for prompt in asked}) == len(asked) >= 250
+    last = [prompt if isinstance(prompt, str) else prompt[-1]["content"] for prompt in asked]
     measured_on = [row["prompt"] for row in rows("heldout")]
-    assert not [
-        (row["prompt"], t) for row in held_in_place for t in measured_on if jaccard(row["prompt"], t) >= TRAINED_ON
-    ]
+    assert not [(prompt, t) for prompt in last for t in measured_on if jaccard(prompt, t) >= TRAINED_ON]
 
 
 def test_each_summary_is_one_sentence_of_at_most_thirty_words_and_shorter_than_its_post():

@@ -76,7 +76,8 @@ def load(model: nn.Module, optimiser: torch.optim.Optimizer, folder: Path) -> St
 
 
 def _trained(model: nn.Module) -> dict[str, nn.Parameter]:
-    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+    """By the model's names; of an adapter all, also what stands still (`contrast.py`)."""
+    return {name: p for name, p in model.named_parameters() if p.requires_grad or "lora_" in name}
 
 
 def _whole(tensor: Tensor) -> Tensor:

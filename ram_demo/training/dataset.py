@@ -21,11 +21,13 @@ PADDING, PROMPT, BETTER, WORSE = range(4)  # what a place of a packed row is
 @dataclass(frozen=True)
 class Encoded:
     """One conversation as ids. A response ends with the end-of-text id, so that ending is learnt too. prompt + response
-    is what is learnt (y+), prompt + rejected what is not (y-), where there is one."""
+    is what is learnt (y+), prompt + rejected what is not (y-), where there is one. is_anchor: its response is the
+    proposal's own, along which the aligner is to stay what the proposal is."""
 
     prompt: tuple[int, ...]
     response: tuple[int, ...]
     rejected: tuple[int, ...] | None = None
+    is_anchor: bool = False
     example: Example | None = field(default=None, compare=False, repr=False)  # what it was made from
 
     @property
@@ -69,7 +71,7 @@ def _encode(tokenizer, example: Example) -> Encoded:
     except UserError as error:
         raise UserError(f"Line {example.line}: {error}") from error
     rejected = None if example.rejected is None else answer_ids(tokenizer, example.rejected)
-    return Encoded(tuple(prompt), answer_ids(tokenizer, example.completion), rejected, example)
+    return Encoded(tuple(prompt), answer_ids(tokenizer, example.completion), rejected, example=example)
 
 
 def answer_ids(tokenizer, text: str) -> tuple[int, ...]:

@@ -62,7 +62,7 @@ class Fit:
             lr=recipe.learning_rate,
             weight_decay=recipe.weight_decay,
         )
-        self.scorer, self.optimiser = accelerator.prepare(Scorer(model, pad), optimiser)
+        self.scorer, self.optimiser = accelerator.prepare(Scorer(model, pad, bool(recipe.anchors)), optimiser)
         # Only now: where processes hold a share each, these are other parameters than before.
         self.weights = [p for p in model.parameters() if p.requires_grad]
         done = folder.checkpoints()
@@ -124,24 +124,24 @@ class Fit:
         self.accelerator.backward(part)
         return float(self.accelerator.reduce(part.detach(), "mean"))
 
-    def _objective(self, batch: list[Encoded], references: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    def _objective(self, batch: list[Encoded], references: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """The loss of each row, and log Q of its two answers, float32 [B] each. references: the same two before
         training, [B, 2], where the loss compares with them."""
         recipe = self.recipe
-        better, bad = self._score(batch).unbind(-1)
+        answers, apart = self._score(batch)
+        better, bad = answers.unbind(-1)
         if recipe.loss == "sft":
-            return losses.sft(better), better, None
-        if recipe.loss == "ram_sft":
-            return losses.ram_sft(better, bad, recipe.alpha), better, bad
-        if recipe.loss == "ram_dpo":
-            preference = losses.ram_dpo(better, bad, recipe.dpo_beta)
+            loss = losses.sft(better)
+        elif recipe.loss == "ram_sft":
+            loss = losses.ram_sft(better, bad, recipe.alpha)
+        elif recipe.loss == "ram_dpo":
+            loss = losses.ram_dpo(better, bad, recipe.dpo_beta)
         else:
-            preference = losses.dpo(better, bad, *references.unbind(-1), recipe.dpo_beta)
-        is_pair = torch.tensor([row.rejected is not None for row in batch], device=better.device)
-        tokens = torch.tensor([len(row.response) for row in batch], device=better.device)
-        return torch.where(is_pair, preference, losses.anchor(better, tokens, recipe.anchor)), better, bad
+            loss = losses.dpo(better, bad, *references.unbind(-1), recipe.dpo_beta)
+        is_anchor = torch.tensor([row.is_anchor for row in batch], device=loss.device)
+        return torch.where(is_anchor, losses.anchor(apart, recipe.anchor), loss), better, bad
 
-    def _score(self, rows: list[Encoded]) -> Tensor:
+    def _score(self, rows: list[Encoded]) -> tuple[Tensor, Tensor]:
         with self.accelerator.autocast():
             return self.scorer(rows)
 
@@ -158,7 +158,7 @@ class Fit:
         for at in range(0, len(rows), SCORED):
             part = rows[at : at + SCORED]
             with unchanged() if unchanged else nullcontext():
-                found.append(self._score(part))
+                found.append(self._score(part)[0])
         return torch.cat(found) if found else torch.zeros(0, 2)
 
     @torch.no_grad()

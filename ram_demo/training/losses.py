@@ -36,10 +36,16 @@ def dpo(chosen: Tensor, rejected: Tensor, chosen_before: Tensor, rejected_before
     return -F.logsigmoid(beta * ((chosen - chosen_before) - (rejected - rejected_before)))
 
 
-def anchor(chosen: Tensor, tokens: Tensor, weight: float) -> Tensor:
-    """-weight * log Q(y+|x) / |y+|: for examples without y- among such that have one. On what P_M itself says, its
-    gradient is zero on average while Q is P_M, so it holds Q where nothing is to change. tokens: |y+|, int64 [B]."""
-    return -weight * chosen / tokens
+def divergence(logits: Tensor, of_proposal: Tensor) -> Tensor:
+    """KL(P_M || Q) at each place (formula 7). logits: Q's, of_proposal: P_M's, float [N, V]. Returns float32 [N]."""
+    log_q, log_p = logits.float().log_softmax(-1), of_proposal.float().log_softmax(-1)
+    return F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(-1)
+
+
+def anchor(divergence: Tensor, weight: float) -> Tensor:
+    """weight * the mean of KL(P_M || Q) over an answer: for prompts where Q is to stay what P_M is. divergence: that
+    mean, float32 [B]."""
+    return weight * divergence
 
 
 def accuracy(chosen: Tensor, rejected: Tensor) -> Tensor:

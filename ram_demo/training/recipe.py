@@ -6,7 +6,7 @@ Its hash goes into the card of the aligner it made. Knows nothing of how it is c
 import hashlib
 import json
 import math
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import yaml
@@ -29,9 +29,11 @@ FOR_THE_CARD = (
     "mode",
     "checkpoint_every",
 )
+LISTS = ("lora_targets", "anchors")  # of texts
 POSITIVE = (
     "lora_rank",
     "lora_alpha",
+    "anchor",
     "epochs",
     "batch_size",
     "accumulate",
@@ -44,7 +46,6 @@ POSITIVE = (
 )
 NOT_NEGATIVE = (
     "alpha",
-    "anchor",
     "warmup",
     "weight_decay",
     "seed",
@@ -59,9 +60,9 @@ NOT_NEGATIVE = (
 @dataclass(frozen=True)
 class Recipe:
     """name, description, licence: for the card. data: JSONL in any form of `rows.py`, beside the recipe or absolute.
-    data_source: where it can be had, if it is not shipped. also: a second file, beside the recipe or absolute, whose
-    examples are all trained on and none held out. Where preferences are learnt, those of it without a rejected answer
-    say where nothing is to change: their likelihood counts, weighed by anchor.
+    data_source: where it can be had, if it is not shipped. anchors: files with a `prompt` a line, beside the recipe or
+    absolute: where nothing is to change. The proposal answers them itself, and along these answers the mean of
+    KL(P_M || Q) is the loss, times anchor.
 
     lora_rank, lora_alpha, lora_targets: the adapter. epochs, batch_size, learning_rate, warmup, weight_decay, clip:
     AdamW with a linear warm-up (share of the steps) and a cosine to zero, clipped by norm; accumulate: batches a step.
@@ -79,14 +80,14 @@ class Recipe:
     data: str
     data_license: str
     data_source: str = ""
-    also: str = ""
+    anchors: tuple[str, ...] = ()
     license: str = "Apache-2.0"
     base: str = DEFAULT_MODEL
     loss: str = "ram_sft"
     method: str = "lora"
     alpha: float = 1e-4
     dpo_beta: float = 0.1
-    anchor: float = 0.0
+    anchor: float = 1.0
     lora_rank: int = 8
     lora_alpha: int = 16
     lora_targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -113,24 +114,36 @@ class Recipe:
 
     @property
     def hash(self) -> str:
-        """12 hex digits over every field that shapes the weights: equal hash and data make the same aligner."""
-        shaping = {name: value for name, value in asdict(self).items() if name not in FOR_THE_CARD}
-        shaping["also"] = Path(self.also).name  # wherever it lies
+        """12 hex digits over every value that shapes the weights: equal hash and data make the same aligner.
+
+        Values as usual do not count, so that a recipe keeps its hash when recipes learn to say more. A usual value that
+        changes has to be written into the recipes that were made with it.
+        """
+        shaping = {name: value for name, value in self._said().items() if name not in FOR_THE_CARD}
+        if self.anchors:
+            shaping["anchors"] = [Path(file).name for file in self.anchors]  # wherever they lie
         return hashlib.sha256(json.dumps(shaping, sort_keys=True).encode()).hexdigest()[:12]
 
     def to_yaml(self) -> str:
         """The recipe as a file that `read` takes: what names it, and every value that is not the usual one."""
-        said = {
+        return yaml.safe_dump(self._said(), sort_keys=False, allow_unicode=True)
+
+    def _said(self) -> dict:
+        return {
             f.name: list(value) if isinstance(value, tuple) else value
             for f in fields(self)
             if (value := getattr(self, f.name)) != f.default
         }
-        return yaml.safe_dump(said, sort_keys=False, allow_unicode=True)
 
     @classmethod
     def from_json(cls, raw: dict) -> "Recipe":
-        """What `asdict` gave and JSON kept."""
-        return cls(**{**raw, "lora_targets": tuple(raw["lora_targets"])})
+        """What `asdict` gave and JSON kept, in this version or an older one. Raises UserError if that said what recipes
+        cannot say any more."""
+        known = {f.name for f in fields(cls)}
+        lost = [name for name, value in raw.items() if name not in known and value]
+        if lost:
+            raise UserError(f"This run was begun by a version whose recipes had {lost[0]!r}; start it anew.")
+        return cls(**{name: tuple(raw[name]) if name in LISTS else raw[name] for name in raw if name in known})
 
 
 def read(file: Path) -> Recipe:
@@ -152,8 +165,7 @@ def read(file: Path) -> Recipe:
         recipe = Recipe(**values)
     except TypeError as error:
         raise UserError(f"{file} is incomplete: {str(error).split(') ', 1)[-1]}.") from error
-    if recipe.also:
-        recipe = replace(recipe, also=str((file.parent / recipe.also).resolve()))
+    recipe = replace(recipe, anchors=tuple(str((file.parent / each).resolve()) for each in recipe.anchors))
     return checked(recipe, str(file))
 
 
@@ -176,6 +188,8 @@ def checked(recipe: Recipe, where: str) -> Recipe:
         raise UserError(f"{where}: answers_from and answers_model go together: a server, and its name of the proposal.")
     if recipe.answers_from and not recipe.answers_from.startswith(("http://", "https://")):
         raise UserError(f"{where}: answers_from must be a URL that begins with http:// or https://.")
+    if recipe.anchors and recipe.method != "lora":
+        raise UserError(f"{where}: anchors need the method lora: a whole model no longer knows what it was.")
     if not recipe.lora_targets:
         raise UserError(f"{where}: lora_targets names nothing to adapt.")
     return recipe
@@ -184,13 +198,13 @@ def checked(recipe: Recipe, where: str) -> Recipe:
 def _typed(name: str, value, wanted, file: Path):
     """YAML's own types, with whole numbers accepted as floats and lists as tuples. 2e-4, without a dot, is text to YAML
     1.1 and a number to people."""
-    if name == "lora_targets" and isinstance(value, list) and all(isinstance(v, str) for v in value):
+    if name in LISTS and isinstance(value, list) and all(isinstance(v, str) for v in value):
         return tuple(value)
     if wanted in (float, float | None) and isinstance(value, int | str) and not isinstance(value, bool):
         try:
             return float(value)
         except ValueError:
             raise UserError(f"{file}: {name} is {value!r}, which is no number.") from None
-    if name != "lora_targets" and isinstance(value, wanted) and (wanted is bool or not isinstance(value, bool)):
+    if name not in LISTS and isinstance(value, wanted) and (wanted is bool or not isinstance(value, bool)):
         return value
     raise UserError(f"{file}: {name} is {value!r}, which is not of the kind it must be.")

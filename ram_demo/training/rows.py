@@ -87,6 +87,21 @@ def read(file: Path) -> Table:
     return Table(form, tuple(examples), tuple(problems))
 
 
+def read_prompts(file: Path) -> tuple[Example, ...]:
+    """The prompts of a JSONL file, each once and with an empty answer, whatever else its rows hold. Raises UserError,
+    naming the first bad lines."""
+    found, problems = {}, []
+    for number, line in _lines(file):
+        try:
+            example = replace(_ends_with_a_question(_prompt(_json(line).get("prompt"), "prompt"), ""), line=number)
+            found.setdefault(same(example), example)
+        except _Bad as bad:
+            problems.append((number, str(bad)))
+    if problems or not found:
+        raise UserError(_words(file.name, problems) if problems else f"{file.name} holds no prompts.")
+    return tuple(found.values())
+
+
 def require_whole(file: Path, table: Table) -> None:
     """Raise UserError, naming the first bad lines, unless every row can be used."""
     if table.problems:

@@ -8,7 +8,7 @@ Knows the pieces; knows nothing of processes, queues or pages.
 import json
 import math
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
@@ -30,14 +30,13 @@ from ram_demo.models.proposal import end_ids, load_tokenizer
 from ram_demo.models.sources import Source
 from ram_demo.models.vocabulary import fingerprint
 from ram_demo.settings import Settings
-from ram_demo.training import checkpoints, cost, dataset, rows, server
+from ram_demo.training import checkpoints, contrast, cost, dataset, rows, server
 from ram_demo.training.checkpoints import State
 from ram_demo.training.dataset import Encoded
 from ram_demo.training.fitting import Fit, Stopped
 from ram_demo.training.folder import HELD_OUT, PACKAGE, RunFolder
 from ram_demo.training.package import put
 from ram_demo.training.recipe import PREFERENCES, Recipe
-from ram_demo.training.rows import Example
 from ram_demo.training.synthesize import synthesize
 
 disable_progress_bar()  # how far a run is, its events say
@@ -77,7 +76,7 @@ class Run:
         self.source, self.tokenizer = source, load_tokenizer(source.path)
         if self.tokenizer.eos_token_id is None:
             raise UserError(f"{source.name} has no end-of-text token, so an aligner could not learn to end.")
-        training, held_out, described = self._read()
+        training, held_out, anchors, described = self._read()
         if self.accelerator.is_main_process:
             _write_examples(self.folder.path / HELD_OUT, held_out)
         try:
@@ -91,9 +90,19 @@ class Run:
         if recipe.loss == "ram_sft":
             both = self._synthesize(model, [*training, *held_out])
             training, held_out = both[: len(training)], both[len(training) :]
+        if anchors:
+            answers = self._answers(model, anchors)
+            anchors = [
+                replace(row, response=tuple(answer), is_anchor=True)
+                for row, answer in zip(anchors, answers, strict=True)
+            ]
         # Here and not sooner: what came before drew from the same generator, or was read from the cache and did not.
         torch.manual_seed(recipe.seed)
         model = self._trainable(model)
+        if anchors:
+            with self.accelerator.autocast():
+                contrast.look_away(model, training, anchors, self.tokenizer.eos_token_id)
+            training += anchors
 
         def write(state: State, weights: dict[str, torch.Tensor], place: Path) -> None:
             package = place / PACKAGE
@@ -147,20 +156,17 @@ class Run:
 
     # Data -----------------------------------------------------------------------------------------------------------
 
-    def _read(self) -> tuple[list[Encoded], list[Encoded], str]:
+    def _read(self) -> tuple[list[Encoded], list[Encoded], list[Encoded], str]:
+        """What is trained on, what is held out, the anchors still without answers, and the card's words for it all."""
         recipe = self.recipe
         if not self.data_file.is_file() and recipe.data_source:
             raise UserError(f"{self.data_file} is not there; its source is {recipe.data_source}.")
         table = rows.read(self.data_file)
         if not recipe.leave_out_bad_rows:
             rows.require_whole(self.data_file, table)
-        also = self._also()
         if recipe.loss in PREFERENCES:
-            _require_rejected(recipe.loss, self.data_file, table.examples)
-            if not recipe.anchor:
-                _require_rejected(recipe.loss, Path(recipe.also), also)
+            _require_rejected(recipe.loss, table)
         training, held_out = rows.split(table.examples, recipe.held_out, recipe.seed)
-        training = [*training, *also]
         found = rows.doubles(training, held_out)
         lenient = recipe.leave_out_bad_rows
         encoded = [dataset.encode(self.tokenizer, part, recipe.max_tokens, lenient) for part in (training, held_out)]
@@ -168,7 +174,7 @@ class Run:
             raise UserError(
                 f"Every example is longer than {recipe.max_tokens} tokens, which is what the recipe allows."
             )
-        too_long = len(table.examples) + len(also) - sum(map(len, encoded))
+        too_long = len(table.examples) - sum(map(len, encoded))
         self.tell(
             kind="data", form=table.form, training=len(encoded[0]), held_out=len(encoded[1]),
             left_out=len(table.problems) + too_long,
@@ -176,21 +182,23 @@ class Run:
         )  # fmt: skip
         if recipe.loss not in PREFERENCES:
             encoded = [[replace(row, rejected=None) for row in part] for part in encoded]
-        files = [(self.data_file, table.examples)] + ([(Path(recipe.also), also)] if also else [])
-        named = [f"{file.name} ({len(part)} examples, {dataset.content_hash(part)})" for file, part in files]
-        return encoded[0], encoded[1], f"{' and '.join(named)}, {recipe.data_license}"
-
-    def _also(self) -> tuple[Example, ...]:
-        """The examples of the recipe's second file."""
-        if not self.recipe.also:
-            return ()
-        file = Path(self.recipe.also)
-        table = rows.read(file)
-        rows.require_whole(file, table)
-        return table.examples
+        anchors = {file: rows.read_prompts(file) for file in map(Path, recipe.anchors)}
+        files = {self.data_file: table.examples, **anchors}
+        named = [f"{file.name} ({len(part)} rows, {dataset.content_hash(part)})" for file, part in files.items()]
+        prompts = [prompt for part in anchors.values() for prompt in part]
+        asked = dataset.encode(self.tokenizer, prompts, recipe.max_tokens, lenient)
+        return *encoded, asked, f"{' and '.join(named)}, {recipe.data_license}"
 
     def _synthesize(self, model, examples: list[Encoded]) -> list[Encoded]:
-        """Each example with a y- of the proposal's own, from this machine or from a server."""
+        """Each example with a y- of the proposal's own."""
+        answers = self._answers(model, examples)
+        if self.accelerator.is_main_process:
+            texts = [self.tokenizer.decode(answer, skip_special_tokens=True) for answer in answers]
+            self.tell(kind="coverage", **coverage.measure(answers, texts))
+        return [replace(row, rejected=tuple(answer)) for row, answer in zip(examples, answers, strict=True)]
+
+    def _answers(self, model, examples: list[Encoded]) -> list[list[int]]:
+        """The proposal's answer to each prompt as ids, from this machine or from a server."""
         recipe, source = self.recipe, self.source
 
         def progress(done: int, total: int) -> None:
@@ -201,19 +209,14 @@ class Run:
             raise UserError(f"synthesis_tokens is {recipe.synthesis_tokens}; {source.name} reads {context} in all.")
         with self.accelerator.main_process_first():  # the others then find it in the cache
             if recipe.answers_from:
-                answers = server.synthesize(
+                return server.synthesize(
                     recipe.answers_from, recipe.answers_model, [row.example.prompt for row in examples], self.tokenizer,
                     recipe.synthesis_tokens, recipe.seed, self.settings.cache, progress,
                 )  # fmt: skip
-            else:
-                answers = synthesize(
-                    model.eval(), [row.prompt for row in examples], end_ids(source.path, self.tokenizer),
-                    recipe.synthesis_tokens, recipe.seed, source.revision, self.settings.cache, progress,
-                )  # fmt: skip
-        if self.accelerator.is_main_process:
-            texts = [self.tokenizer.decode(answer, skip_special_tokens=True) for answer in answers]
-            self.tell(kind="coverage", **coverage.measure(answers, texts))
-        return [replace(row, rejected=tuple(answer)) for row, answer in zip(examples, answers, strict=True)]
+            return synthesize(
+                model.eval(), [row.prompt for row in examples], end_ids(source.path, self.tokenizer),
+                recipe.synthesis_tokens, recipe.seed, source.revision, self.settings.cache, progress,
+            )  # fmt: skip
 
     def _trainable(self, model):
         """The whole model, or the model under an adapter that alone is trained."""
@@ -246,7 +249,7 @@ class Run:
         inner = RunFolder(self.folder.path / "proposal")
         first = replace(
             recipe, loss="sft", method="full", epochs=recipe.warm_up_epochs, learning_rate=recipe.warm_up_rate,
-            warm_up_epochs=0, answers_from="", answers_model="",
+            warm_up_epochs=0, anchors=(), answers_from="", answers_model="",
         )  # fmt: skip
         out = self.settings.own_models / recipe.name
 
@@ -302,10 +305,10 @@ def _write_examples(file: Path, examples: list[Encoded]) -> None:
     file.write_text("".join(f"{line}\n" for line in lines), "utf-8")
 
 
-def _require_rejected(loss: str, file: Path, examples: Sequence[Example]) -> None:
-    lines = [example.line for example in examples if example.rejected is None]
+def _require_rejected(loss: str, table: rows.Table) -> None:
+    lines = [example.line for example in table.examples if example.rejected is None]
     if lines:
-        raise UserError(f"{loss} needs a rejected answer in every row, and line {lines[0]} of {file.name} has none.")
+        raise UserError(f"{loss} needs a rejected answer in every row, and line {lines[0]} has none.")
 
 
 def _text(row: Encoded) -> Text:

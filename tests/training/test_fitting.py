@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import statistics
 import subprocess
 import sys
 from dataclasses import asdict, replace
@@ -10,12 +11,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from ram_demo.errors import UserError
 from ram_demo.training import fitting, rows, worker
-from ram_demo.training.folder import RunFolder
+from ram_demo.training.folder import PACKAGE, RunFolder
 from ram_demo.training.recipe import Recipe
 from tests import tiny, tiny_workbench
 
@@ -113,17 +115,18 @@ def test_the_first_look_is_the_untrained_models(base, recipe, data, settings, tm
         assert first["accuracy"] == pytest.approx((scores[:, 0] > scores[:, 1]).float().mean().item())
 
 
-def test_an_anchor_counts_where_nothing_is_rejected_and_there_alone(base, recipe, data, settings, tmp_path):
-    more = tmp_path / "more.jsonl"
-    more.write_text("\n".join(json.dumps({"prompt": f"{w} two?", "completion": f"{w} so"}) for w in WORDS[:3]))
-    wanted = replace(recipe, anchor=0.4, also=str(more), batch_size=16)
-    folder = begin(tmp_path / "run", wanted, data, 1)
+@pytest.fixture
+def anchors(tmp_path):
+    """Prompts where nothing is to change, beside a column that is not read."""
+    file = tmp_path / "prompts.jsonl"
+    file.write_text("\n".join(json.dumps({"prompt": f"{w} two", "completion": 7}) for w in WORDS[:3]))
+    return (str(file),)
+
+
+def test_an_anchor_costs_nothing_before_anything_is_learnt(base, recipe, data, anchors, settings, tmp_path):
+    folder = begin(tmp_path / "run", replace(recipe, anchors=anchors, anchor=5.0, batch_size=16), data, 1)
     worker.work(folder, settings)
     model, tokenizer = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).eval(), tiny.byte_level()
-
-    def anchor(prompt: str, answer: str) -> float:
-        tokens = len(tokenizer.encode(answer, add_special_tokens=False)) + 1
-        return -0.4 * log_likelihood(model, tokenizer, prompt, answer) / tokens
 
     def preference(example: rows.Example) -> float:
         better, bad = (
@@ -132,11 +135,31 @@ def test_an_anchor_counts_where_nothing_is_rejected_and_there_alone(base, recipe
         )
         return -float(torch.nn.functional.logsigmoid(torch.tensor(recipe.dpo_beta * (better - bad))))
 
-    training, held_out = rows.split(rows.read(data).examples, recipe.held_out, recipe.seed)
-    each = [*map(preference, training), *(anchor(f"{w} two?", f"{w} so") for w in WORDS[:3])]
-    assert curve(folder)[1] == pytest.approx(sum(each) / len(each), rel=2e-2)
-    first = next(event for event in folder.events() if event["kind"] == "held_out")
-    assert first["loss"] == pytest.approx(sum(map(preference, held_out)) / len(held_out), rel=2e-2)
+    training, _ = rows.split(rows.read(data).examples, recipe.held_out, recipe.seed)
+    assert curve(folder)[1] == pytest.approx(sum(map(preference, training)) / (len(training) + 3), rel=2e-2)
+
+
+def test_anchors_keep_the_aligner_where_the_proposal_is(base, recipe, data, anchors, settings, tmp_path):
+    """Far less divergence on their prompts, and pairs are learnt all the same."""
+    proposal, tokenizer = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).eval(), tiny.byte_level()
+    message = [{"role": "user", "content": f"{WORDS[0]} two"}]
+    text = tokenizer.apply_chat_template(message, add_generation_prompt=True, tokenize=False)
+    ids = torch.tensor([tokenizer.encode(text, add_special_tokens=False)])
+    with torch.inference_mode():
+        before = proposal(ids).logits[0, -1].log_softmax(-1)
+    apart, learnt = {}, {}
+    for weight in (1e-6, 10.0):
+        wanted = replace(recipe, anchors=anchors, anchor=weight, epochs=15, dpo_beta=0.5)
+        folder = begin(tmp_path / f"{weight}", wanted, data)
+        worker.work(folder, settings)
+        model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+        aligner = PeftModel.from_pretrained(model, folder.checkpoints()[-1] / PACKAGE).eval()
+        with torch.inference_mode():
+            after = aligner(ids).logits[0, -1].log_softmax(-1)
+        apart[weight] = float((before.exp() * (before - after)).sum())
+        learnt[weight] = statistics.fmean(list(curve(folder).values())[-5:])
+    assert apart[10.0] < apart[1e-6] / 5
+    assert learnt[10.0] < 0.5
 
 
 def test_ten_rows_are_learnt_by_heart(recipe, data, settings, tmp_path):
@@ -220,8 +243,9 @@ LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--
 LAUNCH += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "-m"]
 
 
-def test_two_processes_learn_what_one_learns(recipe, data, settings, tmp_path):
-    wanted = replace(recipe, batch_size=4, accumulate=2, epochs=2)
+@pytest.mark.parametrize("held", [False, True])
+def test_two_processes_learn_what_one_learns(recipe, data, anchors, settings, tmp_path, held):
+    wanted = replace(recipe, batch_size=4, accumulate=2, epochs=2, anchors=anchors if held else ())
     one, two = (begin(tmp_path / name, wanted, data) for name in ("one", "two"))
     worker.work(one, settings)
     places = {"RAM_DEMO_DATA": str(settings.data), "RAM_DEMO_CACHE": str(settings.cache)}
@@ -274,10 +298,12 @@ worker.work(folder, from_environment(), tell)
 """
 
 
-@pytest.mark.parametrize("method", ["lora", "full"])
-def test_processes_that_hold_a_share_of_the_weights_learn_the_same_and_resume(recipe, data, settings, tmp_path, method):
+@pytest.mark.parametrize(("method", "held"), [("lora", False), ("lora", True), ("full", False)])
+def test_processes_that_hold_a_share_of_the_weights_learn_the_same_and_resume(
+    recipe, data, anchors, settings, tmp_path, method, held
+):
     rate = 0.01 if method == "lora" else 0.001
-    wanted = replace(recipe, method=method, batch_size=4, epochs=2, learning_rate=rate)
+    wanted = replace(recipe, method=method, batch_size=4, epochs=2, learning_rate=rate, anchors=anchors if held else ())
     one, two = (begin(tmp_path / name, wanted, data) for name in ("one", "two"))
     worker.work(one, settings)
     (tmp_path / "sharded.py").write_text(SHARDED)
@@ -303,18 +329,9 @@ def test_the_course_of_the_learning_rate():
 def test_losses_that_need_rejected_answers_say_so(recipe, data, settings, tmp_path):
     data.write_text("\n".join(json.dumps({"prompt": w, "completion": "yes"}) for w in WORDS))
     folder = begin(tmp_path / "run", recipe, data)
-    with pytest.raises(UserError, match="ram_dpo needs a rejected answer in every row, and line 1 of pairs"):
+    with pytest.raises(UserError, match="ram_dpo needs a rejected answer in every row, and line 1 has none"):
         worker.work(folder, settings)
     assert folder.events()[-1]["how"] == "failed" and "rejected answer" in folder.events()[-1]["note"]
-
-
-def test_a_second_file_may_lack_them_only_where_an_anchor_uses_it(recipe, data, settings, tmp_path):
-    more = tmp_path / "more.jsonl"
-    more.write_text(json.dumps({"prompt": "a hat?", "completion": "yes"}))
-    wanted = replace(recipe, also=str(more))
-    with pytest.raises(UserError, match="and line 1 of more"):
-        worker.work(begin(tmp_path / "without", wanted, data, 1), settings)
-    assert worker.work(begin(tmp_path / "with", replace(wanted, anchor=0.1), data, 1), settings) == "done"
 
 
 def test_the_command_line_trains_in_two_processes(recipe, data, settings, tmp_path):

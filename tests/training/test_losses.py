@@ -9,6 +9,8 @@ from torch.distributions import Categorical
 from ram_demo.training import losses
 from tests import tiny
 
+LN2 = math.log(2)
+
 
 def test_log_probabilities_are_a_categoricals():
     logits = torch.randn(7, 11, generator=torch.Generator().manual_seed(0)) * 3
@@ -44,14 +46,11 @@ def test_by_hand():
     )
 
 
-def test_the_anchor_is_a_share_of_the_mean_cross_entropy():
-    logits = torch.randn(6, 11, generator=torch.Generator().manual_seed(0))
-    tokens = torch.tensor([0, 10, 3, 3, 7, 1])
-    each = losses.log_probability(logits, tokens)
-    answers = torch.stack([each[:4].sum(), each[4:].sum()])  # one of four tokens, one of two
-    found = losses.anchor(answers, torch.tensor([4, 2]), 0.3)
-    for part, expected in ((slice(4), found[0]), (slice(4, 6), found[1])):
-        torch.testing.assert_close(0.3 * torch.nn.functional.cross_entropy(logits[part], tokens[part]), expected)
+def test_divergence_is_of_the_proposal_from_the_aligner():
+    p, q = torch.tensor([0.5, 0.25, 0.25]), torch.tensor([0.25, 0.5, 0.25])
+    found = losses.divergence(torch.stack([q.log() + 3, p.log()]), torch.stack([p.log() - 1, p.log()]))
+    torch.testing.assert_close(found, torch.tensor([0.5 * LN2 - 0.25 * LN2, 0.0]))
+    torch.testing.assert_close(losses.anchor(found, 4.0), torch.tensor([LN2, 0.0]))
 
 
 def test_ram_dpo_is_dpo_whose_reference_has_no_preference():

@@ -1,12 +1,15 @@
 """Recipes as people write them: what is read, and what is refused in one sentence."""
 
-from dataclasses import fields, replace
+import json
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import pytest
 import yaml
 
 from ram_demo.errors import UserError
+from ram_demo.models.aligners import read_card
+from ram_demo.settings import SHIPPED_ALIGNERS
 from ram_demo.training import recipe
 from ram_demo.training.recipe import Recipe
 
@@ -45,19 +48,21 @@ def test_every_value_can_be_set(file):
         "lora_targets": ["q_proj"], "epochs": 5, "batch_size": 3, "learning_rate": 0.01, "warmup": 0.2,
         "weight_decay": 0.1, "clip": 0.5, "max_tokens": 99, "synthesis_tokens": 9, "seed": 11, "beta": 2.0, "tau": 0.3,
         "mode": "par", "method": "full", "dpo_beta": 0.2, "accumulate": 2, "held_out": 0.3, "checkpoint_every": 7,
-        "leave_out_bad_rows": True, "data_source": "https://a.b/c", "also": "/d/more.jsonl", "answers_from": "http://a.b/v1",
+        "leave_out_bad_rows": True, "data_source": "https://a.b/c", "anchors": ["/d/more.jsonl"], "answers_from": "http://a.b/v1",
         "answers_model": "m", "warm_up_epochs": 2, "warm_up_rate": 1e-4, "anchor": 0.1,
     }  # fmt: skip
-    made = read(file, **given)
     assert {*given, *LEAST} == {field.name for field in fields(Recipe)}, "a field is missing from this test"
-    for name, value in {**LEAST, **given}.items():
-        assert getattr(made, name) == (tuple(value) if isinstance(value, list) else value)
+    for left_out in ("anchors", "method"):  # which exclude each other
+        said = {name: value for name, value in {**LEAST, **given}.items() if name != left_out}
+        made = read(file, **said)
+        for name, value in said.items():
+            assert getattr(made, name) == (tuple(value) if isinstance(value, list) else value)
 
 
-def test_a_second_file_lies_beside_the_recipe_and_counts_by_its_name(file):
-    made = read(file, also="more/rows.jsonl")
-    assert made.also == str(file.parent / "more" / "rows.jsonl")
-    assert made.hash == read(file, also="/elsewhere/rows.jsonl").hash != read(file).hash
+def test_anchors_lie_beside_the_recipe_and_count_by_their_names(file):
+    made = read(file, anchors=["more/rows.jsonl", "/absolute/others.jsonl"])
+    assert made.anchors == (str(file.parent / "more" / "rows.jsonl"), "/absolute/others.jsonl")
+    assert made.hash == read(file, anchors=["/elsewhere/rows.jsonl", "others.jsonl"]).hash != read(file).hash
 
 
 def test_a_recipe_written_out_is_read_as_the_same(file):
@@ -65,6 +70,19 @@ def test_a_recipe_written_out_is_read_as_the_same(file):
         file.write_text(made.to_yaml(), "utf-8")
         assert recipe.read(file) == made
     assert set(yaml.safe_load(read(file).to_yaml())) == set(LEAST), "what is as usual is not said"
+
+
+def test_a_run_of_an_older_version_is_read_unless_it_needs_what_is_no_more(file):
+    made = read(file, lora_targets=["q_proj"])
+    kept = json.loads(json.dumps(asdict(made)))
+    del kept["anchors"]
+    assert Recipe.from_json({**kept, "also": ""}) == made
+    with pytest.raises(UserError, match="recipes had 'also'"):
+        Recipe.from_json({**kept, "also": "more.jsonl"})
+
+
+def test_anchors_are_for_an_adapter(file):
+    assert "method lora" in refusal(file, method="full", anchors=["x.jsonl"])
 
 
 def test_a_whole_number_is_a_number(file):
@@ -78,6 +96,11 @@ def test_the_shipped_recipes_are_read(path):
     shipped = recipe.read(path)
     assert shipped.name == path.stem
     assert (path.parent / shipped.data).is_file() or shipped.data_source.startswith("https://")
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_each_shipped_aligner_was_made_by_the_recipe_beside_it(path):
+    assert read_card(SHIPPED_ALIGNERS / path.stem).recipe["hash"] == recipe.read(path).hash
 
 
 def test_a_number_without_a_dot_is_a_number(file):
@@ -119,6 +142,7 @@ def test_an_unknown_key_is_named_beside_those_there_are(file):
         ("lora_targets", "q_proj"),
         ("lora_targets", [1]),
         ("lora_targets", {"q_proj": 1}),
+        ("anchors", "more.jsonl"),
     ],
 )
 def test_a_value_of_the_wrong_kind_is_named(file, key, value):
@@ -146,6 +170,7 @@ def test_a_value_of_the_wrong_kind_is_named(file, key, value):
         ("seed", -1),
         ("seed", 2**70),
         ("lora_targets", []),
+        ("anchor", 0.0),
         ("loss", "rlhf"),
     ],
 )

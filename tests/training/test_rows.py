@@ -165,6 +165,31 @@ def test_a_file_of_unknown_columns_says_which_are_known(file):
         read(file)
 
 
+def test_prompts_are_read_once_each_whatever_stands_beside_them(file):
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}]
+    lines = [{"prompt": "Why?", "completion": 3}, {"prompt": turns}, {"prompt": "why? "}]
+    file.write_text("\n".join(map(json.dumps, lines)))
+    assert rows.read_prompts(file) == (
+        Example((("user", "Why?"),), ""),
+        Example((("user", "a"), ("assistant", "b"), ("user", "c")), ""),
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("", "no prompts"),
+        ('{"prompt": "a"}\n{"question": "b"}', "line 2: 'prompt' must be a text"),
+        ('{"prompt": [{"role": "assistant", "content": "a"}]}', "line 1: the prompt must end with the user's turn"),
+        ("[]", "line 1: this is no object"),
+    ],
+)
+def test_a_file_of_prompts_that_cannot_be_used_says_where(file, content, words):
+    file.write_text(content)
+    with pytest.raises(UserError, match=words):
+        rows.read_prompts(file)
+
+
 def test_a_file_that_cannot_be_read_is_one_sentence(file, tmp_path, monkeypatch):
     for unreadable in (tmp_path / "absent.jsonl", tmp_path):
         with pytest.raises(UserError, match="cannot be read"):

@@ -130,19 +130,18 @@ def test_bad_and_long_rows_are_left_out_only_where_the_recipe_says_so(run, data,
     assert told["left_out"] == 2 and told["training"] + told["held_out"] == len(WORDS)
 
 
-def test_a_second_file_is_trained_on_whole_and_named_in_the_card(run, data, tmp_path):
+def test_anchors_are_answered_by_the_proposal_and_named_in_the_card(run, data, tmp_path):
     more = tmp_path / "more.jsonl"
-    more.write_text("\n".join(json.dumps({"prompt": f"{w} two?", "completion": w}) for w in WORDS[:4]))
-    folder = run(also=str(more))
+    more.write_text("\n".join(json.dumps({"prompt": f"{w} two?"}) for w in WORDS[:4]))
+    folder = run(anchors=(str(more),))
+    assert [e["done"] for e in kinds(folder, "stage") if e["stage"] == "synthesize"] == [8, 4], "y-, then the anchors"
     (told,) = kinds(folder, "data")
-    assert (told["training"], told["held_out"]) == (6 + 4, 2)
-    held_out = {row.question for row in rows.read(folder.path / HELD_OUT).examples}
-    assert not held_out & {f"{w} two?" for w in WORDS}
+    assert (told["training"], told["held_out"]) == (6, 2)
     card = read_card(folder.result)
-    assert "rows.jsonl (8 examples, " in card.data and "more.jsonl (4 examples, " in card.data
+    assert "rows.jsonl (8 rows, " in card.data and "more.jsonl (4 rows, " in card.data
     more.write_text("{}")
     with pytest.raises(UserError, match=r"more.jsonl, line 1"):
-        run("bad", also=str(more))
+        run("bad", anchors=(str(more),))
 
 
 # Warming up a proposal ------------------------------------------------------------------------------------------------

@@ -1,0 +1,107 @@
+"""Where an adapter may look: directions in which examples have energy and anchors have little.
+
+A LoRA adds B A x to a layer's output. Where A's rows hardly see what the layer is fed on anchors, no B can move the
+model there, so an aligner that is to act on some prompts alone need not unlearn what it did to the others. Knows a
+model under PEFT and encoded rows; knows nothing of training.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from peft import PeftModel
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+
+from ram_demo.errors import UserError
+from ram_demo.training.dataset import Encoded, pack
+
+READ = 160  # rows of each kind, about
+TOGETHER = 8  # rows a forward
+RIDGE = 0.1  # of the median variance: directions in which nothing has energy are no contrast
+ROW_ENERGY = 1 / 3  # of a row of A under its usual start, in units of one input's variance
+
+
+def look_away(model: PeftModel, examples: Sequence[Encoded], anchors: Sequence[Encoded], pad: int) -> None:
+    """Set every A to the directions of most contrast, and keep it there: only B is left to train.
+
+    Raises UserError for a rank that is larger than an input."""
+    with model.disable_adapter():
+        seen, unseen = (_second_moments(model, _some(rows), pad) for rows in (_of_one_turn(examples), anchors))
+    for name, layer in _layers(model).items():
+        (weight,) = (part.weight for part in layer.lora_A.values())
+        if weight.shape[0] > weight.shape[1]:
+            raise UserError(f"With anchors lora_rank is at most {weight.shape[1]}, the width of {name}.")
+        weight.data.copy_(directions(seen[name], unseen[name], weight.shape[0]))
+        weight.requires_grad_(False)
+
+
+def directions(seen: Tensor, unseen: Tensor, rank: int) -> Tensor:
+    """The rows a, float32 [rank, D], with the largest a' seen a / a' (unseen + ridge) a, each scaled to the energy that
+    a row of LoRA's usual start has. seen, unseen: second moments, float32 [D, D]."""
+    seen, unseen = seen.double(), unseen.double()
+    lower = torch.linalg.cholesky(unseen + RIDGE * unseen.diagonal().median() * torch.eye(len(unseen)).to(unseen))
+    # With a = L^-T v the ratio is v' (L^-1 seen L^-T) v / v' v, so the largest eigenvalues' v are wanted.
+    half = torch.linalg.solve_triangular(lower, seen, upper=False)
+    _, vectors = torch.linalg.eigh(torch.linalg.solve_triangular(lower, half.mT, upper=False))
+    rows = torch.linalg.solve_triangular(lower.mT, vectors[:, -rank:], upper=True).mT
+    energy = (rows @ seen * rows).sum(-1, keepdim=True)
+    return (rows * (ROW_ENERGY * seen.diagonal().median() / energy).sqrt()).float()
+
+
+def _of_one_turn(rows: Sequence[Encoded]) -> Sequence[Encoded]:
+    """Those whose prompt is one turn, as an anchor's mostly is: how long a conversation is shall be no contrast."""
+    return [row for row in rows if len(row.example.prompt) == 1] or rows
+
+
+def _some(rows: Sequence[Encoded]) -> Sequence[Encoded]:
+    """READ of them or a few more, from everywhere."""
+    return rows[:: max(1, len(rows) // READ)]
+
+
+def _layers(model: PeftModel) -> dict[str, nn.Module]:
+    return {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
+
+
+@torch.no_grad()
+def _second_moments(model: PeftModel, rows: Sequence[Encoded], pad: int) -> dict[str, Tensor]:
+    """E[x x'] of what each adapted layer is fed, over all tokens of the rows: float32 [D, D] by the layer's name."""
+    plain = model.get_base_model()
+    found: dict[str, Tensor] = {}
+    tokens = sum(row.width for row in rows)
+    for at in range(0, len(rows), TOGETHER):
+        part = rows[at : at + TOGETHER]
+        packed = pack(part, pad)
+        width = torch.tensor([row.width for row in part])
+        real = torch.arange(packed.ids.shape[1]) < width[:, None]
+        with _fed(model, real.to(plain.device), found):
+            plain.base_model(
+                packed.ids.to(plain.device),
+                attention_mask=packed.sees.to(plain.device),
+                position_ids=packed.positions.to(plain.device),
+                use_cache=False,
+            )
+    return {name: total / tokens for name, total in found.items()}
+
+
+@contextmanager
+def _fed(model: PeftModel, real: Tensor, sums: dict[str, Tensor]) -> Iterator[None]:
+    """While it is on, every forward adds the sum of x x' to each layer's entry. real: bool [B, T], no padding."""
+    last: list = [None, None]  # an input, and its sum of products: q, k and v are fed the same
+
+    def add(name: str, x: Tensor) -> None:
+        if x is not last[0]:
+            picked = x[real].float()
+            with torch.autocast(x.device.type, enabled=False):  # half the width would lose the small directions
+                last[:] = x, picked.mT @ picked
+        sums[name] = sums[name] + last[1] if name in sums else last[1]
+
+    hooks = [
+        layer.register_forward_pre_hook(lambda _, inputs, name=name: add(name, inputs[0]))
+        for name, layer in _layers(model).items()
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()

@@ -1,0 +1,72 @@
+"""Where an adapter may look: directions worked out by hand, and an adapter that moves a model on examples alone."""
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+
+from ram_demo.errors import UserError
+from ram_demo.training import contrast
+from ram_demo.training.dataset import Encoded
+from ram_demo.training.rows import Example
+from tests import tiny, tiny_workbench
+
+one_thread = tiny_workbench.one_thread
+ASKED = Example((("user", "?"),), "")
+EXAMPLES = [Encoded((5, 6, 9, n), (7, 11, 2), (8, 2), example=ASKED) for n in (3, 4, 10)]
+ANCHORS = [Encoded((20, n), (21, 22, 23, 2), example=ASKED) for n in (24, 25, 26)]
+
+
+def adapted(rank: int = 2):
+    torch.manual_seed(0)
+    targets = ["q_proj", "k_proj", "o_proj", "down_proj"]
+    return get_peft_model(tiny.model(), LoraConfig(r=rank, target_modules=targets)).eval()
+
+
+def test_the_directions_of_most_contrast_by_hand():
+    seen = torch.diag(torch.tensor([1.0, 9.0, 9.0, 0.0]))
+    unseen = torch.diag(torch.tensor([1.0, 9.0, 1.0, 1.0]))
+    (row,) = contrast.directions(seen, unseen, 1).abs()
+    # The third is seen 9 times as often; a row of the usual start sees a third of an input's variance.
+    assert row.tolist() == pytest.approx([0, 0, (1.0 / 3 / 9) ** 0.5, 0], abs=1e-6)
+
+
+def test_second_moments_are_of_real_tokens_alone():
+    model = adapted()
+    found = contrast._second_moments(model, [EXAMPLES[0], ANCHORS[0]], 0)
+    plain = model.get_base_model().model
+    tokens = []
+    for ids in ([5, 6, 9, 3, 7, 11, 2, 8, 2], [20, 24, 21, 22, 23, 2]):
+        tokens.append(plain.layers[0].input_layernorm(plain.embed_tokens(torch.tensor(ids))))
+    x = torch.cat(tokens).detach()
+    by_layer = {name.split("layers.")[1]: value for name, value in found.items()}
+    torch.testing.assert_close(by_layer["0.self_attn.q_proj"], x.T @ x / len(x))
+    torch.testing.assert_close(by_layer["0.self_attn.k_proj"], x.T @ x / len(x))
+    assert len(found) == 4 * len(plain.layers)
+
+
+def test_an_adapter_that_looks_away_moves_examples_and_hardly_anchors():
+    def moved(model, rows) -> float:
+        """How far random B push the logits, by root mean square."""
+        torch.manual_seed(1)
+        for name, weight in model.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(weight, std=0.02)
+        apart = []
+        for row in rows:
+            ids = torch.tensor([[*row.prompt, *row.response]])
+            with torch.inference_mode():
+                after = model(ids).logits
+                with model.disable_adapter():
+                    apart.append((after - model(ids).logits).flatten())
+        return float(torch.cat(apart).square().mean().sqrt())
+
+    usual, away = adapted(), adapted()
+    contrast.look_away(away, EXAMPLES, ANCHORS, 0)
+    assert {name.split(".")[-3] for name, p in away.named_parameters() if p.requires_grad} == {"lora_B"}
+    share = moved(away, ANCHORS) / moved(away, EXAMPLES)
+    assert share < 0.5 * moved(usual, ANCHORS) / moved(usual, EXAMPLES)
+
+
+def test_a_rank_above_an_inputs_width_is_refused():
+    with pytest.raises(UserError, match="lora_rank is at most"):
+        contrast.look_away(adapted(rank=500), EXAMPLES, ANCHORS, 0)
