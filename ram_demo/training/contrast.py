@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ram_demo.errors import UserError
 from ram_demo.training.dataset import Encoded, pack
+from ram_demo.training.scoring import read
 
 READ = 160  # rows of each kind, about
 TOGETHER = 8  # rows a forward
@@ -75,12 +76,7 @@ def _second_moments(model: PeftModel, rows: Sequence[Encoded], pad: int) -> dict
         width = torch.tensor([row.width for row in part])
         real = torch.arange(packed.ids.shape[1]) < width[:, None]
         with _fed(model, real.to(plain.device), found):
-            plain.base_model(
-                packed.ids.to(plain.device),
-                attention_mask=packed.sees.to(plain.device),
-                position_ids=packed.positions.to(plain.device),
-                use_cache=False,
-            )
+            read(plain, packed)
     return {name: total / tokens for name, total in found.items()}
 
 

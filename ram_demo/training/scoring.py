@@ -58,13 +58,18 @@ class Scorer(nn.Module):
     def _logits(self, packed: Packed) -> Tensor:
         """What stands before each token of the answers says of it: [N, V]."""
         plain = self._plain
-        hidden = plain.base_model(
-            packed.ids.to(plain.device),
-            attention_mask=packed.sees.to(plain.device),
-            position_ids=packed.positions.to(plain.device),
-            use_cache=False,
-        ).last_hidden_state
-        return plain.get_output_embeddings()(hidden[packed.row.to(plain.device), packed.before.to(plain.device)])
+        hidden = read(plain, packed)[packed.row.to(plain.device), packed.before.to(plain.device)]
+        return plain.get_output_embeddings()(hidden)
+
+
+def read(plain: nn.Module, packed: Packed) -> Tensor:
+    """A causal LM's last hidden states of packed rows, without the vocabulary's projection: [B, T, D]."""
+    return plain.base_model(
+        packed.ids.to(plain.device),
+        attention_mask=packed.sees.to(plain.device),
+        position_ids=packed.positions.to(plain.device),
+        use_cache=False,
+    ).last_hidden_state
 
 
 def batches(rows: Sequence[Encoded], size: int, seed: int, epoch: int) -> list[list[int]]:

@@ -184,7 +184,7 @@ class Run:
             encoded = [[replace(row, rejected=None) for row in part] for part in encoded]
         anchors = {file: rows.read_prompts(file) for file in map(Path, recipe.anchors)}
         files = {self.data_file: table.examples, **anchors}
-        named = [f"{file.name} ({len(part)} rows, {dataset.content_hash(part)})" for file, part in files.items()]
+        named = [f"{file.name} ({len(part)} examples, {dataset.content_hash(part)})" for file, part in files.items()]
         prompts = [prompt for part in anchors.values() for prompt in part]
         asked = dataset.encode(self.tokenizer, prompts, recipe.max_tokens, lenient)
         return *encoded, asked, f"{' and '.join(named)}, {recipe.data_license}"

@@ -315,7 +315,7 @@ def test_processes_that_hold_a_share_of_the_weights_learn_the_same_and_resume(
         done = subprocess.run(launch, env=env, capture_output=True, text=True, timeout=PATIENCE)
         assert done.returncode == 0, done.stderr[-4000:]
     assert [e["how"] for e in two.events() if e["kind"] == "ended"] == ["stopped", "done"]
-    assert curve(two) == pytest.approx(curve(one), rel=2e-2)  # bfloat16, where the machine has it
+    assert curve(two) == pytest.approx(curve(one), rel=2e-2 if held else 1e-2)
     assert {k: v.shape for k, v in weights(two).items()} == {k: v.shape for k, v in weights(one).items()}
     assert {f.name for f in two.result.iterdir()} == {f.name for f in one.result.iterdir()}
 

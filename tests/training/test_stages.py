@@ -138,7 +138,7 @@ def test_anchors_are_answered_by_the_proposal_and_named_in_the_card(run, data, t
     (told,) = kinds(folder, "data")
     assert (told["training"], told["held_out"]) == (6, 2)
     card = read_card(folder.result)
-    assert "rows.jsonl (8 rows, " in card.data and "more.jsonl (4 rows, " in card.data
+    assert "rows.jsonl (8 examples, " in card.data and "more.jsonl (4 examples, " in card.data
     more.write_text("{}")
     with pytest.raises(UserError, match=r"more.jsonl, line 1"):
         run("bad", anchors=(str(more),))

@@ -157,7 +157,7 @@ def test_the_package_is_an_aligner(train, base, tmp_path):
     assert (card.description, card.base, card.kind) == ("Says little.", str(base), "lora")
     assert (card.beta, card.tau, card.mode, card.license) == (0.5, 0.25, "par", "Apache-2.0")
     assert card.tokenizer == fingerprint(proposal.tokenizer)
-    assert "examples.jsonl" in card.data and "4 rows" in card.data and "CC0" in card.data
+    assert "examples.jsonl" in card.data and "4 examples" in card.data and "CC0" in card.data
     assert card.recipe["name"] == "short" and len(card.recipe["hash"]) == 12
     loaded = Aligners(registry, proposal, tmp_path / "cache").get("made")
     assert loaded.model is proposal.model, "an adapter on the proposal needs no model of its own"
