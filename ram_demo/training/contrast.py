@@ -41,7 +41,9 @@ def directions(seen: Tensor, unseen: Tensor, rank: int) -> Tensor:
     """The rows a, float32 [rank, D], with the largest a' seen a / a' (unseen + ridge) a, each scaled to the energy that
     a row of LoRA's usual start has. seen, unseen: second moments, float32 [D, D]."""
     seen, unseen = seen.double(), unseen.double()
-    lower = torch.linalg.cholesky(unseen + RIDGE * unseen.diagonal().median() * torch.eye(len(unseen)).to(unseen))
+    # Of few tokens, some with huge values, the moments' own rounding would leave directions of less than no energy.
+    ridge = RIDGE * unseen.diagonal().median() + torch.finfo(torch.float32).eps * unseen.trace()
+    lower = torch.linalg.cholesky(unseen + ridge * torch.eye(len(unseen)).to(unseen))
     # With a = L^-T v the ratio is v' (L^-1 seen L^-T) v / v' v, so the largest eigenvalues' v are wanted.
     half = torch.linalg.solve_triangular(lower, seen, upper=False)
     _, vectors = torch.linalg.eigh(torch.linalg.solve_triangular(lower, half.mT, upper=False))

@@ -30,6 +30,22 @@ def test_the_directions_of_most_contrast_by_hand():
     assert row.tolist() == pytest.approx([0, 0, (1.0 / 3 / 9) ** 0.5, 0], abs=1e-6)
 
 
+def test_few_tokens_with_huge_values_have_directions_too():
+    """A language model's first token is thousands of times as large in some places: of few tokens, float32 sums of
+    products then round to a matrix that has directions of less than no energy."""
+    torch.manual_seed(0)
+    tokens = 0.1 * torch.randn(40, 64)
+    tokens[::5, :20] = 1000 * torch.randn(8, 20)
+    unseen = tokens.mT @ tokens / len(tokens)
+    assert torch.linalg.eigvalsh(unseen.double())[0] < -0.1 * unseen.diagonal().median(), "rounding outweighs the ridge"
+    others = torch.randn(300, 64)
+    seen = others.mT @ others / len(others)
+    rows = contrast.directions(seen, unseen, 4)
+    energy = (rows @ seen * rows).sum(-1)
+    torch.testing.assert_close(energy, torch.full((4,), float(seen.diagonal().median()) / 3))
+    assert (rows @ unseen * rows).sum(-1).max() < energy.min() * unseen.diagonal().max() / 1e5
+
+
 def test_second_moments_are_of_real_tokens_alone():
     model = adapted()
     found = contrast._second_moments(model, [EXAMPLES[0], ANCHORS[0]], 0)
