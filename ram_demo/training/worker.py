@@ -88,10 +88,19 @@ def train(
         raise UserError("The recipe is not the one that the run was started with; start anew, without --resume.")
     if _is_first():
         folder.queue()
-    how = work(folder, settings, tell)
-    if folder.result and _is_first():
-        put(folder.result, out)
+    try:
+        how = work(folder, settings, tell)
+        if folder.result and _is_first():
+            put(folder.result, out)
+    finally:
+        part()
     return how
+
+
+def part() -> None:
+    """Leave the group of the processes that shared this run, if there were several: threads of a group that is still
+    there when Python ends can abort the process, and a run that is done would count as failed."""
+    _state().destroy_process_group()
 
 
 def _state() -> PartialState:
@@ -112,6 +121,8 @@ def main(path: str) -> int:
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
+    finally:
+        part()
     return 0
 
 

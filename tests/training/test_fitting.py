@@ -295,6 +295,7 @@ def tell(**event):
     if event["kind"] == "step" and event["step"] == 2 and "stop" in sys.argv:
         folder.ask_to_stop()
 worker.work(folder, from_environment(), tell)
+worker.part()
 """
 
 
