@@ -197,6 +197,7 @@ def measure(
     pairs: Annotated[
         Path | None, typer.Option(help="Also: chosen and rejected answers in any form, none of them trained on.")
     ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Answer each prompt at so many seeds.")] = 1,
     write: Annotated[bool, typer.Option("--write", help="Put the result into the aligner's card.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -208,7 +209,7 @@ def measure(
     package = bench.registry.find(aligner)
     asked = effect.read_prompts(prompts)
     known = _pairs(bench.proposal.tokenizer, pairs) if pairs else []
-    result = effect.measure(bench, aligner, asked, marker or [], _progress)
+    result = effect.measure(bench, aligner, asked, marker or [], _progress, seeds)
     if known:
         result["preference"] = preference.measure(bench, aligner, known)
     if write:

@@ -15,7 +15,7 @@ from ram_demo.decoding.decide import DecodingSettings
 from ram_demo.decoding.monitor import PAPER_TAU
 from ram_demo.decoding.trace import Trace, first_difference
 from ram_demo.errors import UserError
-from ram_demo.evaluation.answers import summarise
+from ram_demo.evaluation.answers import repetition, summarise
 from ram_demo.evaluation.likelihood import Text, log_likelihoods
 from ram_demo.models.aligners import Package, write_card
 from ram_demo.models.sources import Progress
@@ -35,16 +35,21 @@ def read_prompts(file: Path) -> list[str]:
     return prompts
 
 
-def measure(bench: Workbench, aligner: str, prompts: Sequence[str], markers: Sequence[str], progress: Progress) -> dict:
-    """Answer every prompt once in both lanes, as the card recommends and at the default settings and seed.
+def measure(
+    bench: Workbench, aligner: str, prompts: Sequence[str], markers: Sequence[str], progress: Progress, seeds: int = 1
+) -> dict:
+    """Answer every prompt in both lanes, as the card recommends and at the default settings, once at each of so many
+    seeds, the default one first.
 
     Returns medians and shares, base beside aligned (see `answers.summarise`), and the perplexity of both lanes' answers
     under the proposal.
     """
     base, aligned, asked = [], [], []
-    for number, prompt in enumerate(prompts):
-        progress(f"Prompt {number + 1} of {len(prompts)}", number / len(prompts))
-        plan = bench.plan(Request(prompt, ((Choice(aligner),),), settings=DecodingSettings(mode=OWN_MODE)))
+    own = DecodingSettings(mode=OWN_MODE)
+    runs = [(prompt, own.seed + more) for prompt in prompts for more in range(seeds)]
+    for number, (prompt, seed) in enumerate(runs):
+        progress(f"Answer {number + 1} of {len(runs)}", number / len(runs))
+        plan = bench.plan(Request(prompt, ((Choice(aligner),),), settings=replace(own, seed=seed)))
         traces = {e.lane: e for e in bench.run(plan, threading.Event(), 1) if isinstance(e, Trace)}
         base.append(traces[BASE])
         aligned.append(traces[aligner])
@@ -62,9 +67,9 @@ def measure(bench: Workbench, aligner: str, prompts: Sequence[str], markers: Seq
         first_difference([s.token for s in a.steps], [s.token for s in b.steps])
         for a, b in zip(base, aligned, strict=True)
     ]
-    settings = plan.request.settings
     return {
         **result,
+        **_repetition_added(base, aligned, seeds),
         "mean_kl": round(statistics.fmean(s.kl for s in steps), 3),
         "mean_support": round(statistics.fmean(s.support for s in steps), 3),
         "gated_share": round(statistics.fmean(s.gated for s in steps), 3),
@@ -74,12 +79,28 @@ def measure(bench: Workbench, aligner: str, prompts: Sequence[str], markers: Seq
             "mode": plan.record["modes"][aligner],
             "strength": plan.record["lanes"][aligner][0]["beta"],
             "gate": plan.record["lanes"][aligner][0]["tau"],
-            "temperature": settings.temperature,
-            "top_p": settings.top_p,
-            "seed": settings.seed,
-            "max_new_tokens": settings.max_new_tokens,
+            "temperature": own.temperature,
+            "top_p": own.top_p,
+            "seed": own.seed,
+            "seeds": seeds,
+            "max_new_tokens": own.max_new_tokens,
         },
     }
+
+
+def _repetition_added(base: Sequence[Trace], aligned: Sequence[Trace], seeds: int) -> dict[str, float]:
+    """How much more the aligned answers repeat themselves and, of several prompts, that mean's standard error. An
+    answer is compared with the base's to the same prompt and seed; the answers to one prompt are alike, so they count
+    as one."""
+    apart = [
+        repetition([s.token for s in b.steps]) - repetition([s.token for s in a.steps])
+        for a, b in zip(base, aligned, strict=True)
+    ]
+    each = [statistics.fmean(apart[at : at + seeds]) for at in range(0, len(apart), seeds)]
+    found = {"repetition_added": round(statistics.fmean(each), 4)}
+    if len(each) > 1:
+        found["repetition_added_error"] = round(statistics.stdev(each) / math.sqrt(len(each)), 4)
+    return found
 
 
 def _perplexity(bench: Workbench, prompts: Sequence[Sequence[int]], traces: Sequence[Trace]) -> float:
