@@ -5,7 +5,7 @@ const board = element.querySelector(".board");
 const part = (name) => board.querySelector("." + name);
 const ASK_MS = 1000;
 const WORDS = { running: "▶ training", stopping: "◼ stopping", queued: "… waiting its turn", done: "✓ done", stopped: "◼ stopped", failed: "✕ failed", interrupted: "! interrupted" };
-const STAGES = { load: "loading the model", synthesize: "the proposal answers the prompts (y−)", "warm-up": "warming up a new proposal", cost: "timing a full fine-tune, to compare", calibrate: "calibrating strength and gate" };
+const STAGES = { load: "loading the model", synthesize: "the proposal answers the prompts (y−)", "warm-up": "warming up a new proposal", contrast: "turning the adapter away from the anchors", look: "scoring what is held out", cost: "timing a full fine-tune, to compare", calibrate: "calibrating strength and gate" };
 const CAN = { "stop-run": ["running", "queued"], "resume-run": ["stopped", "failed", "interrupted"], "delete-run": ["done", "stopped", "failed", "interrupted"] };
 
 let run = "";
@@ -33,7 +33,7 @@ function hear(event) {
   last[event.kind] = event;
   if (event.kind === "started") began = null;
   if (event.kind === "stage") last.doing = event;
-  if (event.kind === "step") last.doing = null;
+  if (["step", "held_out"].includes(event.kind)) last.doing = null;
   if (event.kind === "held_out") looks.set(event.step, event);
   if (event.kind === "checkpoint" && event.best) kept = event.step;
   if (event.kind === "step") {
@@ -104,7 +104,7 @@ function now(job) {
 function told() {
   const lines = [];
   const { data, cost } = last;
-  if (data) lines.push(`${data.training} examples to learn from, ${data.held_out} held out; ${data.form}` + (data.duplicates ? `; ${data.duplicates} repeated` : "") + (data.leaks ? `; ${data.leaks} held-out answers are also learnt` : ""));
+  if (data) lines.push(`${data.training} examples to learn from, ${data.held_out} held out` + (data.anchors ? `, ${data.anchors} anchors, where it is to change nothing` : "") + `; ${data.form}` + (data.duplicates ? `; ${data.duplicates} repeated` : "") + (data.leaks ? `; ${data.leaks} held-out answers are also learnt` : ""));
   const look = last.held_out;
   if (look) lines.push(`held out: ${look.nats_a_token.toFixed(2)} nats a token` + (look.accuracy === null ? "" : `, the wanted answer likelier in ${(100 * look.accuracy).toFixed(0)}%`));
   if (cost) lines.push(`${time(cost.seconds)} of steps, ${cost.tokens_per_s.toFixed(0)} tokens/s, ${(cost.peak_memory / 2 ** 30).toFixed(1)} GB at most, ${((100 * cost.trainable) / cost.parameters).toFixed(1)}% of the weights trained`);

@@ -5,7 +5,7 @@ model there, so an aligner that is to act on some prompts alone need not unlearn
 model under PEFT and encoded rows; knows nothing of training.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -23,18 +23,34 @@ RIDGE = 0.1  # of the median variance: directions in which nothing has energy ar
 ROW_ENERGY = 1 / 3  # of a row of A under its usual start, in units of one input's variance
 
 
-def look_away(model: PeftModel, examples: Sequence[Encoded], anchors: Sequence[Encoded], pad: int) -> None:
+def look_away(
+    model: PeftModel,
+    examples: Sequence[Encoded],
+    anchors: Sequence[Encoded],
+    pad: int,
+    progress: Callable[[int, int], None],
+) -> None:
     """Set every A to the directions of most contrast, and keep it there: only B is left to train.
 
-    Raises UserError for a rank that is larger than an input."""
+    progress is told how much is done, of how much. Raises UserError for a rank that is larger than an input."""
+    parts, layers = [_some(_of_one_turn(examples)), _some(anchors)], _layers(model)
+    total = sum(map(len, parts)) + len(layers)
+    done = 0
+
+    def further(by: int) -> None:
+        nonlocal done
+        done += by
+        progress(done, total)
+
     with model.disable_adapter():
-        seen, unseen = (_second_moments(model, _some(rows), pad) for rows in (_of_one_turn(examples), anchors))
-    for name, layer in _layers(model).items():
+        seen, unseen = (_second_moments(model, rows, pad, further) for rows in parts)
+    for name, layer in layers.items():
         (weight,) = (part.weight for part in layer.lora_A.values())
         if weight.shape[0] > weight.shape[1]:
             raise UserError(f"With anchors lora_rank is at most {weight.shape[1]}, the width of {name}.")
         weight.data.copy_(directions(seen[name], unseen[name], weight.shape[0]))
         weight.requires_grad_(False)
+        further(1)
 
 
 def directions(seen: Tensor, unseen: Tensor, rank: int) -> Tensor:
@@ -67,8 +83,11 @@ def _layers(model: PeftModel) -> dict[str, nn.Module]:
 
 
 @torch.no_grad()
-def _second_moments(model: PeftModel, rows: Sequence[Encoded], pad: int) -> dict[str, Tensor]:
-    """E[x x'] of what each adapted layer is fed, over all tokens of the rows: float32 [D, D] by the layer's name."""
+def _second_moments(
+    model: PeftModel, rows: Sequence[Encoded], pad: int, further: Callable[[int], None]
+) -> dict[str, Tensor]:
+    """E[x x'] of what each adapted layer is fed, over all tokens of the rows: float32 [D, D] by the layer's name.
+    further: called with how many rows were read."""
     plain = model.get_base_model()
     found: dict[str, Tensor] = {}
     tokens = sum(row.width for row in rows)
@@ -79,6 +98,7 @@ def _second_moments(model: PeftModel, rows: Sequence[Encoded], pad: int) -> dict
         real = torch.arange(packed.ids.shape[1]) < width[:, None]
         with _fed(model, real.to(plain.device), found):
             read(plain, packed)
+        further(len(part))
     return {name: total / tokens for name, total in found.items()}
 
 

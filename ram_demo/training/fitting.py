@@ -177,6 +177,7 @@ class Fit:
             likelihood += float(better.sum())
             if self.recipe.loss in PREFERENCES:
                 right += losses.accuracy(better, bad).tolist()
+            self.tell(kind="stage", stage="look", done=len(found), total=len(held_out))
         look = {
             "loss": statistics.fmean(found),
             "nats_a_token": -likelihood / sum(len(row.response) for row in held_out),

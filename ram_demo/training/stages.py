@@ -101,7 +101,7 @@ class Run:
         model = self._trainable(model)
         if anchors:
             with self.accelerator.autocast():
-                contrast.look_away(model, training, anchors, self.tokenizer.eos_token_id)
+                contrast.look_away(model, training, anchors, self.tokenizer.eos_token_id, self._progress("contrast"))
             training += anchors
 
         def write(state: State, weights: dict[str, torch.Tensor], place: Path) -> None:
@@ -175,18 +175,18 @@ class Run:
                 f"Every example is longer than {recipe.max_tokens} tokens, which is what the recipe allows."
             )
         too_long = len(table.examples) - sum(map(len, encoded))
+        anchors = {file: rows.read_prompts(file) for file in map(Path, recipe.anchors)}
+        prompts = [prompt for part in anchors.values() for prompt in part]
+        asked = dataset.encode(self.tokenizer, prompts, recipe.max_tokens, lenient)
         self.tell(
-            kind="data", form=table.form, training=len(encoded[0]), held_out=len(encoded[1]),
+            kind="data", form=table.form, training=len(encoded[0]), held_out=len(encoded[1]), anchors=len(asked),
             left_out=len(table.problems) + too_long,
             duplicates=found.duplicates, repeated=found.repeated, leaks=found.leaks,
         )  # fmt: skip
         if recipe.loss not in PREFERENCES:
             encoded = [[replace(row, rejected=None) for row in part] for part in encoded]
-        anchors = {file: rows.read_prompts(file) for file in map(Path, recipe.anchors)}
         files = {self.data_file: table.examples, **anchors}
         named = [f"{file.name} ({len(part)} examples, {dataset.content_hash(part)})" for file, part in files.items()]
-        prompts = [prompt for part in anchors.values() for prompt in part]
-        asked = dataset.encode(self.tokenizer, prompts, recipe.max_tokens, lenient)
         return *encoded, asked, f"{' and '.join(named)}, {recipe.data_license}"
 
     def _synthesize(self, model, examples: list[Encoded]) -> list[Encoded]:
@@ -199,11 +199,7 @@ class Run:
 
     def _answers(self, model, examples: list[Encoded]) -> list[list[int]]:
         """The proposal's answer to each prompt as ids, from this machine or from a server."""
-        recipe, source = self.recipe, self.source
-
-        def progress(done: int, total: int) -> None:
-            self.tell(kind="stage", stage="synthesize", done=done, total=total)
-
+        recipe, source, progress = self.recipe, self.source, self._progress("synthesize")
         context = getattr(model.config, "max_position_embeddings", math.inf)
         if max(len(row.prompt) for row in examples) + recipe.synthesis_tokens > context:
             raise UserError(f"synthesis_tokens is {recipe.synthesis_tokens}; {source.name} reads {context} in all.")
@@ -217,6 +213,9 @@ class Run:
                 model.eval(), [row.prompt for row in examples], end_ids(source.path, self.tokenizer),
                 recipe.synthesis_tokens, recipe.seed, source.revision, self.settings.cache, progress,
             )  # fmt: skip
+
+    def _progress(self, stage: str) -> Callable[[int, int], None]:
+        return lambda done, total: self.tell(kind="stage", stage=stage, done=done, total=total)
 
     def _trainable(self, model):
         """The whole model, or the model under an adapter that alone is trained."""

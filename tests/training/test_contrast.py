@@ -48,7 +48,8 @@ def test_few_tokens_with_huge_values_have_directions_too():
 
 def test_second_moments_are_of_real_tokens_alone():
     model = adapted()
-    found = contrast._second_moments(model, [EXAMPLES[0], ANCHORS[0]], 0)
+    read = []
+    found = contrast._second_moments(model, [EXAMPLES[0], ANCHORS[0]], 0, read.append)
     plain = model.get_base_model().model
     tokens = []
     for ids in ([5, 6, 9, 3, 7, 11, 2, 8, 2], [20, 24, 21, 22, 23, 2]):
@@ -58,6 +59,7 @@ def test_second_moments_are_of_real_tokens_alone():
     torch.testing.assert_close(by_layer["0.self_attn.q_proj"], x.T @ x / len(x))
     torch.testing.assert_close(by_layer["0.self_attn.k_proj"], x.T @ x / len(x))
     assert len(found) == 4 * len(plain.layers)
+    assert read == [2]
 
 
 def test_an_adapter_that_looks_away_moves_examples_and_hardly_anchors():
@@ -77,7 +79,10 @@ def test_an_adapter_that_looks_away_moves_examples_and_hardly_anchors():
         return float(torch.cat(apart).square().mean().sqrt())
 
     usual, away = adapted(), adapted()
-    contrast.look_away(away, EXAMPLES, ANCHORS, 0)
+    told = []
+    contrast.look_away(away, EXAMPLES, ANCHORS, 0, lambda done, total: told.append((done, total)))
+    total = len(EXAMPLES) + len(ANCHORS) + 4 * 2  # rows to read, and the layers' inputs to work out
+    assert told == [(3, total), (6, total), *((done, total) for done in range(7, total + 1))]
     assert {name.split(".")[-3] for name, p in away.named_parameters() if p.requires_grad} == {"lora_B"}
     share = moved(away, ANCHORS) / moved(away, EXAMPLES)
     assert share < 0.5 * moved(usual, ANCHORS) / moved(usual, EXAMPLES)
@@ -85,4 +90,4 @@ def test_an_adapter_that_looks_away_moves_examples_and_hardly_anchors():
 
 def test_a_rank_above_an_inputs_width_is_refused():
     with pytest.raises(UserError, match="lora_rank is at most"):
-        contrast.look_away(adapted(rank=500), EXAMPLES, ANCHORS, 0)
+        contrast.look_away(adapted(rank=500), EXAMPLES, ANCHORS, 0, lambda *_: None)

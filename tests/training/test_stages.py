@@ -136,7 +136,11 @@ def test_anchors_are_answered_by_the_proposal_and_named_in_the_card(run, data, t
     folder = run(anchors=(str(more),))
     assert [e["done"] for e in kinds(folder, "stage") if e["stage"] == "synthesize"] == [8, 4], "y-, then the anchors"
     (told,) = kinds(folder, "data")
-    assert (told["training"], told["held_out"]) == (6, 2)
+    assert (told["training"], told["held_out"], told["anchors"]) == (6, 2, 4)
+    shown = {e["stage"]: (e["done"], e["total"]) for e in kinds(folder, "stage")}
+    for stage in ("contrast", "look"):
+        done, total = shown[stage]
+        assert done == total > 0, "each stage is shown to its end"
     card = read_card(folder.result)
     assert "rows.jsonl (8 examples, " in card.data and "more.jsonl (4 examples, " in card.data
     more.write_text("{}")
