@@ -10,6 +10,9 @@ function make(tag, className, text) {
   return node;
 }
 
+// As many digits as a recommended strength has, and at least one.
+const words = (strength) => Number(strength).toFixed(2).replace(/0$/, "");
+
 let drawn = "";
 let mine = null; // what the person chose
 function draw() {
@@ -27,13 +30,14 @@ function draw() {
       const box = make("input");
       box.type = "checkbox";
       box.disabled = Boolean(option.problem);
-      box.onchange = () => set(option.name, box.checked ? Number(range.value) : null);
+      card.dataset.strength = option.beta; // the slider itself knows steps alone
+      box.onchange = () => set(option.name, box.checked ? Number(card.dataset.strength) : null);
       label.append(box, make("b", "", option.name), make("small", "", option.problem || option.description));
       const strength = make("label", "strength");
       const range = make("input");
-      Object.assign(range, { type: "range", min: 0, max: Math.max(3, Math.ceil(1.5 * option.beta)), step: 0.1, value: option.beta });
-      const output = make("output", "", Number(option.beta).toFixed(1));
-      range.oninput = () => (output.textContent = Number(range.value).toFixed(1));
+      Object.assign(range, { type: "range", min: 0, max: Math.max(3, Math.ceil(1.5 * option.beta)), step: 0.05, value: option.beta });
+      const output = make("output", "", words(option.beta));
+      range.oninput = () => (output.textContent = words((card.dataset.strength = range.value)));
       range.onchange = () => box.checked && set(option.name, Number(range.value));
       range.setAttribute("aria-label", "strength of " + option.name);
       strength.append(make("span", "", "strength"), range, output);
@@ -53,8 +57,8 @@ function sync(chosen) {
     card.classList.toggle("on", box.checked);
     range.disabled = !box.checked;
     if (box.checked) {
-      range.value = strength;
-      card.querySelector("output").textContent = Number(strength).toFixed(1);
+      range.value = card.dataset.strength = strength;
+      card.querySelector("output").textContent = words(strength);
     }
   });
 }

@@ -1,5 +1,8 @@
 """The Compare tab in a real browser, on a tiny model that says hostile things."""
 
+import json
+import shutil
+
 import pytest
 from playwright.sync_api import Browser, Page, TimeoutError, expect
 
@@ -131,6 +134,31 @@ def test_strength_zero_is_the_base(page: Page):
     ended(page)
     assert answer(page, 0) == answer(page, 1)
     expect(page.locator(".part")).to_be_empty()
+
+
+def test_a_recommended_strength_is_used_to_the_digit(page: Page, app: App):
+    """Also one that the slider has no step for; what a person sets, and chooses again, is kept."""
+    folder = app.data / "aligners" / "fine"
+    shutil.copytree(app.data / "aligners" / "one", folder)
+    (folder / "aligner.json").write_text(json.dumps({"name": "fine", "beta": 1.23}))
+    try:
+        page.reload()
+        ready(page)
+        length(page, 8)
+        option = page.locator('.option[data-name="fine"]')
+        detail = page.locator(".pane header small").nth(1)
+        for then, shown in ((None, "1.23"), (0.85, "0.85"), (2, "2.0")):
+            choose(page, "fine")
+            if then is not None:
+                strength(page, "fine", then)
+            choose(page)
+            choose(page, "fine")
+            expect(option.locator("output")).to_have_text(shown)
+            run(page)
+            ended(page)
+            expect(detail).to_contain_text(f"strength {float(shown):g}")
+    finally:
+        shutil.rmtree(folder)
 
 
 def test_several_aligners_each_or_composed(page: Page, app: App):
