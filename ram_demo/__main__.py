@@ -211,7 +211,7 @@ def measure(
     known = _pairs(bench.proposal.tokenizer, pairs) if pairs else []
     result = effect.measure(bench, aligner, asked, marker or [], _progress, seeds)
     if known:
-        result["preference"] = preference.measure(bench, aligner, known)
+        result["preference"] = preference.measure(bench, aligner, known, _progress)
     if write:
         effect.write(package, result)
     if as_json:

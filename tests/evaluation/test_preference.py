@@ -37,7 +37,9 @@ def share(values) -> float:
 
 
 def test_shares_are_those_of_whole_forwards(bench, plain):
-    found = preference.measure(bench, "a", PAIRS)
+    told = []
+    found = preference.measure(bench, "a", PAIRS, lambda words, share: told.append(share))
+    assert told[0] == 0 and told == sorted(told) and 0.9 < told[-1] < 1
     p, q, pi = margins(plain, 1.0)
     assert found == {
         "pairs": len(PAIRS), "base": share(p), "aligner": share(q), "aligned": share(pi),
