@@ -46,7 +46,10 @@ def open_arena(browser: Browser, app: App) -> Page:
     page.errors = []
     page.on("pageerror", lambda error: page.errors.append(str(error)))
     page.on("dialog", lambda dialog: page.errors.append(f"a dialog: {dialog.message}"))
-    page.goto(app.url)
+    # As it opens, the page is told of all aligners, and tells the server that its picker has changed. On a busy machine
+    # that comes after everything else stands, and is no message of the Arena.
+    with page.expect_response(lambda response: '"keep":true' in (response.request.post_data or ""), timeout=90_000):
+        page.goto(app.url)
     ready(page)
     page.get_by_role("tab", name="Arena").click()
     page.wait_for_selector(".arena[data-state=idle]")
