@@ -19,7 +19,7 @@ function draw() {
   const { options: all = [], keep } = props.value || {};
   if (keep && mine) props.value = { options: all, chosen: mine };
   const { chosen = {} } = props.value || {};
-  const signature = JSON.stringify(all.map((o) => o.name));
+  const signature = JSON.stringify(all);
   if (signature === drawn) return sync(chosen);
   drawn = signature;
   options.replaceChildren(
