@@ -32,6 +32,8 @@ def read_prompts(file: Path) -> list[str]:
         raise UserError(f"{file} cannot be read as JSONL with a prompt a line ({error}).") from error
     if not prompts:
         raise UserError(f"{file} holds no prompts.")
+    if not all(isinstance(prompt, str) and prompt.strip() for prompt in prompts):
+        raise UserError(f"{file} has a prompt that is no text or empty.")
     return prompts
 
 

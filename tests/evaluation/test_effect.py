@@ -21,7 +21,7 @@ def test_prompts_are_read_and_bad_files_named(tmp_path):
     file = tmp_path / "p.jsonl"
     file.write_text('{"prompt": "a"}\n\n{"prompt": "b"}\n')
     assert effect.read_prompts(file) == ["a", "b"]
-    for content in ("", "not json", '{"question": "a"}', "[1]"):
+    for content in ("", "not json", '{"question": "a"}', "[1]", '{"prompt": 3}', '{"prompt": " "}'):
         file.write_text(content)
         with pytest.raises(UserError):
             effect.read_prompts(file)
