@@ -102,6 +102,7 @@ def write_package(model: nn.Module, weights: dict[str, Tensor], card: Card, fold
         save_file(tensors, folder / lora.WEIGHTS, metadata={"format": "pt"})
         config = model.peft_config["default"]
         config.base_model_name_or_path, config.inference_mode = card.base, True
+        config.target_modules = sorted(config.target_modules)  # a set comes in another order in every process
         config.save_pretrained(folder)
     else:
         model.save_pretrained(folder, state_dict=weights)

@@ -150,6 +150,8 @@ def test_the_first_step_goes_down_the_objectives_own_gradient(train, base, tmp_p
 def test_the_package_is_an_aligner(train, base, tmp_path):
     folder = train(beta=0.5, tau=0.25, mode="par", epochs=1)
     assert {path.name for path in folder.iterdir()} >= FILES
+    targets = json.loads((folder / "adapter_config.json").read_text())["target_modules"]
+    assert targets == ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"], "in one order"
     assert not [path for path in folder.iterdir() if path.suffix in (".bin", ".pt", ".pkl")]
     proposal = tiny_workbench.load(base)
     registry = Registry(tmp_path / "none", folder.parent)
