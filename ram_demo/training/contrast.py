@@ -7,6 +7,7 @@ model under PEFT and encoded rows; knows nothing of training.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 import torch
 from peft import PeftModel
@@ -44,13 +45,24 @@ def look_away(
 
     with model.disable_adapter():
         seen, unseen = (_second_moments(model, rows, pad, further) for rows in parts)
+    found: dict[str, Tensor] = {}
     for name, layer in layers.items():
         (weight,) = (part.weight for part in layer.lora_A.values())
         if weight.shape[0] > weight.shape[1]:
             raise UserError(f"With anchors lora_rank is at most {weight.shape[1]}, the width of {name}.")
-        weight.data.copy_(directions(seen[name], unseen[name], weight.shape[0]))
-        weight.requires_grad_(False)
+        first = seen.first[name]
+        if first not in found:
+            found[first] = directions(seen.moments[first], unseen.moments[first], weight.shape[0])
+        weight.data.copy_(found[first])
         further(1)
+    keep(model)
+
+
+def keep(model: PeftModel) -> None:
+    """Leave every A as it is: only B is left to train."""
+    for layer in _layers(model).values():
+        for part in layer.lora_A.values():
+            part.weight.requires_grad_(False)
 
 
 def directions(seen: Tensor, unseen: Tensor, rank: int) -> Tensor:
@@ -82,37 +94,47 @@ def _layers(model: PeftModel) -> dict[str, nn.Module]:
     return {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
 
 
+@dataclass(frozen=True)
+class Fed:
+    """What adapted layers are fed. first: of each layer's name, the name of the first that is fed the same, as q, k and
+    v are; moments: E[x x'] of what those first ones are fed, float32 [D, D]."""
+
+    first: dict[str, str] = field(default_factory=dict)
+    moments: dict[str, Tensor] = field(default_factory=dict)
+
+
 @torch.no_grad()
-def _second_moments(
-    model: PeftModel, rows: Sequence[Encoded], pad: int, further: Callable[[int], None]
-) -> dict[str, Tensor]:
-    """E[x x'] of what each adapted layer is fed, over all tokens of the rows: float32 [D, D] by the layer's name.
-    further: called with how many rows were read."""
+def _second_moments(model: PeftModel, rows: Sequence[Encoded], pad: int, further: Callable[[int], None]) -> Fed:
+    """Over all tokens of the rows. further: called with how many rows were read."""
     plain = model.get_base_model()
-    found: dict[str, Tensor] = {}
-    tokens = sum(row.width for row in rows)
+    fed = Fed()
     for at in range(0, len(rows), TOGETHER):
         part = rows[at : at + TOGETHER]
         packed = pack(part, pad)
         width = torch.tensor([row.width for row in part])
         real = torch.arange(packed.ids.shape[1]) < width[:, None]
-        with _fed(model, real.to(plain.device), found):
+        with _summing(model, real.to(plain.device), fed):
             read(plain, packed)
         further(len(part))
-    return {name: total / tokens for name, total in found.items()}
+    tokens = sum(row.width for row in rows)
+    for total in fed.moments.values():
+        total /= tokens
+    return fed
 
 
 @contextmanager
-def _fed(model: PeftModel, real: Tensor, sums: dict[str, Tensor]) -> Iterator[None]:
-    """While it is on, every forward adds the sum of x x' to each layer's entry. real: bool [B, T], no padding."""
-    last: list = [None, None]  # an input, and its sum of products: q, k and v are fed the same
+def _summing(model: PeftModel, real: Tensor, fed: Fed) -> Iterator[None]:
+    """While it is on, every forward adds its sums of x x' to the moments. real: bool [B, T], no padding."""
+    last: list = [None, ""]  # an input, and the first layer that was fed it
 
     def add(name: str, x: Tensor) -> None:
         if x is not last[0]:
+            last[:] = x, name
             picked = x[real].float()
             with torch.autocast(x.device.type, enabled=False):  # half the width would lose the small directions
-                last[:] = x, picked.mT @ picked
-        sums[name] = sums[name] + last[1] if name in sums else last[1]
+                product = picked.mT @ picked
+            fed.moments[name] = fed.moments[name] + product if name in fed.moments else product
+        fed.first[name] = last[1]
 
     hooks = [
         layer.register_forward_pre_hook(lambda _, inputs, name=name: add(name, inputs[0]))

@@ -99,10 +99,12 @@ class Run:
         # Here and not sooner: what came before drew from the same generator, or was read from the cache and did not.
         torch.manual_seed(recipe.seed)
         model = self._trainable(model)
-        if anchors:
+        if anchors and self.folder.checkpoints():
+            contrast.keep(model)  # the directions lie in the checkpoint
+        elif anchors:
             with self.accelerator.autocast():
                 contrast.look_away(model, training, anchors, self.tokenizer.eos_token_id, self._progress("contrast"))
-            training += anchors
+        training += anchors
 
         def write(state: State, weights: dict[str, torch.Tensor], place: Path) -> None:
             package = place / PACKAGE

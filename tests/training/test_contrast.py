@@ -55,10 +55,12 @@ def test_second_moments_are_of_real_tokens_alone():
     for ids in ([5, 6, 9, 3, 7, 11, 2, 8, 2], [20, 24, 21, 22, 23, 2]):
         tokens.append(plain.layers[0].input_layernorm(plain.embed_tokens(torch.tensor(ids))))
     x = torch.cat(tokens).detach()
-    by_layer = {name.split("layers.")[1]: value for name, value in found.items()}
-    torch.testing.assert_close(by_layer["0.self_attn.q_proj"], x.T @ x / len(x))
-    torch.testing.assert_close(by_layer["0.self_attn.k_proj"], x.T @ x / len(x))
-    assert len(found) == 4 * len(plain.layers)
+    first = {name.split("layers.")[1]: value.split("layers.")[1] for name, value in found.first.items()}
+    moments = {name.split("layers.")[1]: value for name, value in found.moments.items()}
+    torch.testing.assert_close(moments["0.self_attn.q_proj"], x.T @ x / len(x))
+    assert first["0.self_attn.k_proj"] == "0.self_attn.q_proj", "they are fed the same"
+    assert len(first) == 4 * len(plain.layers)
+    assert set(moments) == set(first.values()) == set(first) - {f"{n}.self_attn.k_proj" for n in range(2)}
     assert read == [2]
 
 

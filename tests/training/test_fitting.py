@@ -196,6 +196,18 @@ def test_stopped_and_resumed_is_never_stopped(recipe, data, settings, tmp_path, 
     assert same(weights(parted), weights(whole))
 
 
+def test_a_resumed_run_keeps_the_directions_that_it_found(recipe, data, anchors, settings, tmp_path):
+    wanted = replace(recipe, anchors=anchors)
+    whole, parted = (begin(tmp_path / name, wanted, data) for name in ("whole", "parted"))
+    worker.work(whole, settings)
+    assert worker.work(parted, settings, lambda **event: event["kind"] == "step" and parted.ask_to_stop()) == "stopped"
+    told = []
+    assert worker.work(parted, settings, lambda **event: told.append(event.get("stage"))) == "done"
+    assert "look" in told and "contrast" not in told
+    assert curve(parted) == curve(whole)
+    assert same(weights(parted), weights(whole))
+
+
 @pytest.mark.parametrize("loss", ["sft", "ram_dpo"])
 def test_the_best_checkpoint_is_the_result(recipe, data, settings, tmp_path, loss):
     folder = begin(tmp_path / "run", replace(recipe, loss=loss, epochs=10, learning_rate=0.05), data)
