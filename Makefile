@@ -25,19 +25,21 @@ bench: browser
 PIRATE_MARKERS := arr ahoy aye ye yer matey mateys hearty hearties landlubber savvy avast
 
 HELD_OUT := assets/data/heldout.jsonl
+# Each prompt is answered so often, as one answer's repetition is mostly chance.
+MEASURE := $(VENV_PYTHON) -m ram_demo measure --seeds 3 --write
 
 # Retrains the shipped aligners from the data, with fixed seeds, and measures them on prompts they have not seen. The
 # data of `harmless` are not shipped: `make aligners HARMLESS=file`; its recipe names where they can be had.
 aligners: .venv/.installed
 	$(VENV_PYTHON) -m ram_demo train assets/recipes/concise.yaml --out assets/aligners/concise
-	$(VENV_PYTHON) -m ram_demo measure concise --prompts $(HELD_OUT) --write
+	$(MEASURE) concise --prompts $(HELD_OUT)
 	$(VENV_PYTHON) -m ram_demo train assets/recipes/pirate.yaml --out assets/aligners/pirate
-	$(VENV_PYTHON) -m ram_demo measure pirate --prompts $(HELD_OUT) --write $(PIRATE_MARKERS:%=--marker %)
+	$(MEASURE) pirate --prompts $(HELD_OUT) $(PIRATE_MARKERS:%=--marker %)
 	$(VENV_PYTHON) -m ram_demo train assets/recipes/tldr.yaml --out assets/aligners/tldr
-	$(VENV_PYTHON) -m ram_demo measure tldr --prompts assets/data/heldout_tldr.jsonl --write
+	$(MEASURE) tldr --prompts assets/data/heldout_tldr.jsonl
 ifdef HARMLESS
 	$(VENV_PYTHON) -m ram_demo train assets/recipes/harmless.yaml --data $(HARMLESS) --out assets/aligners/harmless
-	$(VENV_PYTHON) -m ram_demo measure harmless --prompts $(HELD_OUT) --pairs assets/aligners/harmless.run/held_out.jsonl --write
+	$(MEASURE) harmless --prompts $(HELD_OUT) --pairs assets/aligners/harmless.run/held_out.jsonl
 endif
 	rm -rf assets/aligners/*.run
 
