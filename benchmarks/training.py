@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -24,6 +24,8 @@ BATCH, STEPS, RUNS = 8, 6, 3
 WARM = 2  # steps that are not counted
 TOKENS = 256
 REJECTED_WORDS = 40  # of the post itself: a summary that is none
+
+Taken = Callable[[int], None]  # called after each step with how many were taken
 
 
 def cost(settings: Settings) -> Iterator[Figure]:
@@ -65,29 +67,41 @@ def _rows(kind: str) -> list[dict]:
     ]
 
 
-def _ours(kind: str, settings: Settings) -> dict:
+def _nothing(_: int) -> None: ...
+
+
+def ours(kind: str, settings: Settings, taken: Taken = _nothing) -> dict:
+    """Seconds of a step, the median, and the process's peak memory in bytes."""
     from ram_demo.training import worker
     from ram_demo.training.folder import RunFolder
     from ram_demo.training.recipe import Recipe
 
     told = []
+
+    def tell(**event) -> None:
+        told.append(event)
+        if event["kind"] == "step":
+            taken(event["step"])
+
     with tempfile.TemporaryDirectory() as place:
         data = Path(place) / "rows.jsonl"
         data.write_text("\n".join(map(json.dumps, _rows(kind))))
         recipe = Recipe(
             name="cost", description="", data=str(data), data_license="", held_out=0.0, max_tokens=TOKENS,
             batch_size=BATCH, loss="ram_dpo" if kind == "pairs" else "ram_sft", synthesis_tokens=48,
+            checkpoint_every=STEPS,
         )  # fmt: skip
         folder = RunFolder.create(Path(place) / "run", asdict(recipe), data, STEPS)
-        worker.work(folder, settings, lambda **event: told.append(event))
+        worker.work(folder, settings, tell)
     marks = [event["seconds"] for event in told if event["kind"] == "step"]
     each = [b - a for a, b in itertools.pairwise(marks)][WARM - 1 :]
     peak = next(event["peak_memory"] for event in told if event["kind"] == "cost")
     return {"seconds": statistics.median(each), "memory": peak}
 
 
-def _trl(kind: str, settings: Settings) -> dict:
-    """TRL with what it sets by itself, but for the batch, the length, and no padding-free kernels that a CPU lacks."""
+def trl(kind: str, settings: Settings, taken: Taken = _nothing) -> dict:
+    """The same of TRL with what it sets by itself, but for the batch, the length, and no padding-free kernels that a
+    CPU lacks."""
     import torch
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, TrainerCallback
@@ -104,6 +118,7 @@ def _trl(kind: str, settings: Settings) -> dict:
 
         def on_step_end(self, *_, **__):
             marks.append(time.perf_counter() - self.began)
+            taken(len(marks))
 
     source = sources.resolve(settings.model, settings.cache)
     model = AutoModelForCausalLM.from_pretrained(source.path, dtype=torch.float32)
@@ -134,4 +149,4 @@ def _trl(kind: str, settings: Settings) -> dict:
 
 if __name__ == "__main__":
     who, kind = sys.argv[1:]
-    print(json.dumps({"ours": _ours, "trl": _trl}[who](kind, from_environment())))
+    print(json.dumps({"ours": ours, "trl": trl}[who](kind, from_environment())))
