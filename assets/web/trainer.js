@@ -5,7 +5,7 @@ const board = element.querySelector(".board");
 const part = (name) => board.querySelector("." + name);
 const ASK_MS = 1000;
 const WORDS = { running: "▶ training", stopping: "◼ stopping", queued: "… waiting its turn", done: "✓ done", stopped: "◼ stopped", failed: "✕ failed", interrupted: "! interrupted" };
-const STAGES = { load: "loading the model", synthesize: "the proposal answers the prompts (y−)", "warm-up": "warming up a new proposal", contrast: "turning the adapter away from the anchors", look: "scoring what is held out", cost: "timing a full fine-tune, to compare", calibrate: "calibrating strength and gate" };
+const STAGES = { load: "loading the model", synthesize: "the proposal answers the prompts", "warm-up": "warming up a new proposal", contrast: "turning the adapter away from the anchors", look: "scoring what is held out", cost: "timing a full fine-tune, to compare", calibrate: "calibrating strength and gate" };
 const CAN = { "stop-run": ["running", "queued"], "resume-run": ["stopped", "failed", "interrupted"], "delete-run": ["done", "stopped", "failed", "interrupted"] };
 
 let run = "";
@@ -71,7 +71,7 @@ function curves() {
   held.forEach((p) => plot.append(draw("circle", { cx: x(p.step), cy: y(p.loss), r: p === best ? 5 : 3, fill: COLOURS[1] })));
   const key = make("p", "key-row");
   key.append(make("b", "", "Loss, mean of an answer, by step"));
-  [["training", 0], ["held out" + (best ? `, best ${best.loss.toFixed(2)} at step ${best.step}` : ""), 1]].forEach(([name, i]) => {
+  [["training" + (last.data?.anchors ? ", anchors too" : ""), 0], ["held out" + (best ? `, best ${best.loss.toFixed(2)} at step ${best.step}` : ""), 1]].forEach(([name, i]) => {
     const item = make("span", "line-key", name);
     item.style.setProperty("--line", COLOURS[i]);
     key.append(item);

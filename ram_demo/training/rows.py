@@ -52,8 +52,9 @@ class Example:
 
     @property
     def question(self) -> str:
-        """The prompt as one text: what a person would recognise it by."""
-        return "\n\n".join(text for _, text in self.prompt)
+        """The prompt as one text: what a person would recognise it by. Of several turns it says whose each is."""
+        (_, first), *more = self.prompt
+        return "\n\n".join(f"{role}: {text}" for role, text in self.prompt) if more else first
 
 
 @dataclass(frozen=True)

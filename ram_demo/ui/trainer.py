@@ -64,7 +64,7 @@ def build(
             source = gr.Radio([FILE, *shipped, VOTES], value=FILE, show_label=False, container=False, elem_id="source")
             upload = gr.File(
                 label="JSONL in the form of TRL, HH or Alpaca",
-                file_types=[".jsonl", ".json"], type="filepath", height=120, elem_id="examples-file",
+                file_types=[".jsonl", ".json"], type="filepath", height=150, elem_id="examples-file",
             )  # fmt: skip
             preview = gr.HTML(_nothing(), elem_id="preview", label="preview")
         with gr.Column(scale=4):

@@ -93,6 +93,12 @@ def test_each_form_is_told_and_read(file, form, row, example):
     assert [e.line for e in table.examples] == [1, 3]
 
 
+def test_a_prompt_of_several_turns_says_whose_each_is():
+    assert Example((("user", "Hi"),), "").question == "Hi"
+    turns = (("user", "Hi"), ("assistant", "Well?"), ("user", "a\nb"))
+    assert Example(turns, "").question == "user: Hi\n\nassistant: Well?\n\nuser: a\nb"
+
+
 @pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\x85"])
 def test_a_line_ends_at_a_newline_and_nowhere_else(file, separator):
     write(file, {**GOOD, "prompt": f"one{separator}two"}, {"prompt": "bad"}, ensure_ascii=False)
