@@ -67,18 +67,23 @@ def serve(data: Path, **environment: str) -> Iterator[App]:
         app.wait()
 
 
+def hostile(folder: Path, context: int) -> Path:
+    """A tiny model, saved, about every other token of which is one of HOSTILE, and which never ends an answer."""
+    tokenizer = tiny.byte_level()
+    tokenizer.add_tokens(list(HOSTILE))
+    proposal = tiny.model(vocab_size=len(tokenizer), tie_word_embeddings=False, max_position_embeddings=context)
+    # Long rows in the head make a token likely; those without any, the two ends, never come.
+    proposal.lm_head.weight.data *= 3
+    proposal.lm_head.weight.data[-len(HOSTILE) :] *= 2
+    proposal.lm_head.weight.data[[0, 2]] = 0
+    return tiny.save(folder, proposal, tokenizer)
+
+
 @pytest.fixture(scope="session")
 def app(tmp_path_factory) -> Iterator[App]:
     """On a tiny model, with the aligners `one` and `two` in the user's folder."""
     root = tmp_path_factory.mktemp("app")
-    tokenizer = tiny.byte_level()
-    tokenizer.add_tokens(list(HOSTILE))
-    proposal = tiny.model(vocab_size=len(tokenizer), tie_word_embeddings=False, max_position_embeddings=1400)
-    # Long rows in the head make about every other token a hostile one; no rows for the ends keep answers going.
-    proposal.lm_head.weight.data *= 3
-    proposal.lm_head.weight.data[-len(HOSTILE) :] *= 2
-    proposal.lm_head.weight.data[[0, 2]] = 0
-    folder = tiny.save(root / "model", proposal, tokenizer)
+    folder = hostile(root / "model", 1400)
     for seed, name in enumerate(("one", "two")):
         tiny.adapter(root / "data" / "aligners" / name, folder, seed=seed)
     yield from serve(root / "data", RAM_DEMO_MODEL=str(folder), RAM_DEMO_DTYPE="float32")

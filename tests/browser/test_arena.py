@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from tests import tiny
-from tests.browser.conftest import HOSTILE, App, ready, serve
+from tests.browser.conftest import HOSTILE, App, hostile, ready, serve
 
 pytestmark = pytest.mark.browser
 # Names that no text of the page holds by chance.
@@ -23,13 +23,7 @@ TOKEN = "the owner's own"
 def data(tmp_path_factory) -> tuple:
     """A model that says hostile things and never ends, with two aligners."""
     root = tmp_path_factory.mktemp("arena")
-    tokenizer = tiny.byte_level()
-    tokenizer.add_tokens(list(HOSTILE))
-    proposal = tiny.model(vocab_size=len(tokenizer), tie_word_embeddings=False, max_position_embeddings=2000)
-    proposal.lm_head.weight.data *= 3
-    proposal.lm_head.weight.data[-len(HOSTILE) :] *= 2
-    proposal.lm_head.weight.data[[0, 2]] = 0
-    folder = tiny.save(root / "model", proposal, tokenizer)
+    folder = hostile(root / "model", 2000)
     for seed, name in enumerate(NAMES):
         tiny.adapter(root / "data" / "aligners" / name, folder, seed=seed)
     return root / "data", {"RAM_DEMO_MODEL": str(folder), "RAM_DEMO_DTYPE": "float32"}
