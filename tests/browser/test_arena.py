@@ -76,10 +76,11 @@ def stop(page: Page) -> None:
     """Press Stop as soon as both have said something, by the page itself: on a busy machine both could end before a
     click of ours comes."""
     page.wait_for_function("""() => {
-        if (![...document.querySelectorAll(".arena .text")].slice(-2).every((text) => text.textContent)) return false;
         const button = document.querySelector(".arena .halt");
-        if (!button.hidden) button.click();
-        return true;
+        const said = [...document.querySelectorAll(".arena .text")].slice(-2).every((text) => text.textContent);
+        const ready = said && !button.hidden;
+        if (ready) button.click();
+        return ready;
     }""")
 
 

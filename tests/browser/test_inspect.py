@@ -190,6 +190,7 @@ def test_a_branch_is_stopped_and_a_mistake_is_told(page: Page):
         stop.click();
     }).observe(document.querySelector(".inspector"), { childList: true, subtree: true })""")
     page.locator(".inspector .candidates .row").nth(1).click()
+    expect(page.locator(".inspector .token").nth(5)).to_be_visible()
     grown(page)
     expect(page.locator(".inspector .pane footer").first).to_contain_text("stopped")
     page.locator(".inspector .tree button").first.click()
